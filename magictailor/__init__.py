@@ -1,0 +1,1 @@
+"""MagicTailor: component-controllable personalization of Stable Diffusion (arXiv 2410.13370)."""

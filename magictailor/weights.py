@@ -1,0 +1,189 @@
+"""Diffusers and transformers modules from state dicts in memory, sharing the caller's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from .errors import InputError
+from .families import END_OF_TEXT, Family, TextEncoderDescription
+
+LDM_UNET_PREFIX = "model.diffusion_model."
+
+
+def shared(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The tensor on that device in that dtype: the same memory where both already fit, otherwise a copy.
+
+    A tensor made in inference mode cannot be saved for a backward pass; what is returned is an ordinary tensor on the
+    same storage.
+    """
+    tensor = tensor.detach()
+    if tensor.is_inference() and tensor.dtype == dtype and tensor.device == device:
+        return torch.empty(0, dtype=dtype, device=device).set_(
+            tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
+        )
+    return tensor.to(device=device, dtype=dtype)
+
+
+def build_unet(
+    state: Mapping[str, Tensor], family: Family, dtype: torch.dtype, device: torch.device
+) -> UNet2DConditionModel:
+    """The U-Net of a checkpoint, frozen.
+
+    Args:
+        state: in the layout of CompVis' latent-diffusion, keys from "input_blocks.0.0.weight".
+        family: gives what the shapes do not tell.
+
+    Raises:
+        InputError: weights are missing or left over.
+    """
+    config = unet_config(state, family)
+    converted = convert_ldm_unet_checkpoint({LDM_UNET_PREFIX + key: value for key, value in state.items()}, config)
+    with init_empty_weights():
+        unet = UNet2DConditionModel(**config)
+    return _filled(unet, converted, "model", dtype, device)
+
+
+def unet_config(state: Mapping[str, Tensor], family: Family) -> dict[str, Any]:
+    """Arguments of `UNet2DConditionModel` read off the shapes of an LDM state dict."""
+    first = state["input_blocks.0.0.weight"]
+    levels: list[dict[str, Any]] = [{"layers": 0, "depth": 0}]
+    number = 1
+    while any(key.startswith(f"input_blocks.{number}.") for key in state):
+        if f"input_blocks.{number}.0.op.weight" in state:
+            levels.append({"layers": 0, "depth": 0})
+        else:
+            levels[-1]["layers"] += 1
+            levels[-1]["channels"] = state[f"input_blocks.{number}.0.out_layers.3.weight"].shape[0]
+            levels[-1]["depth"] = _transformer_depth(state, f"input_blocks.{number}.1.")
+        number += 1
+    channels = [level["channels"] for level in levels]
+    attends = [level["depth"] > 0 for level in levels]
+    return {
+        "in_channels": first.shape[1],
+        "out_channels": state["out.2.weight"].shape[0],
+        "block_out_channels": tuple(channels),
+        "layers_per_block": levels[0]["layers"],
+        "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        "transformer_layers_per_block": tuple(max(level["depth"], 1) for level in levels),
+        "cross_attention_dim": family.cross_attention_width,
+        # diffusers' name says dim, but it counts heads
+        "attention_head_dim": family.attention_heads or tuple(c // family.head_width for c in channels),
+        "use_linear_projection": state["middle_block.1.proj_in.weight"].ndim == 2,
+    }
+
+
+def _transformer_depth(state: Mapping[str, Tensor], prefix: str) -> int:
+    depth = 0
+    while f"{prefix}transformer_blocks.{depth}.attn2.to_k.weight" in state:
+        depth += 1
+    return depth
+
+
+def build_text_encoder(
+    state: Mapping[str, Tensor], description: TextEncoderDescription, dtype: torch.dtype, device: torch.device
+) -> CLIPTextModel:
+    """A CLIP text encoder, frozen.
+
+    Args:
+        state: keys with or without the "text_model." prefix; others (projection, logit scale) are not used.
+
+    Raises:
+        InputError: weights are missing.
+    """
+    state = {key.removeprefix("text_model."): value for key, value in state.items()}
+    table = state.get("embeddings.token_embedding.weight")
+    if table is None:
+        raise InputError("clip", "has no CLIP text encoder of the kind this checkpoint's family uses")
+    width = table.shape[1]
+    layers = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.layers."))
+    config = CLIPTextConfig(
+        vocab_size=table.shape[0],
+        hidden_size=width,
+        intermediate_size=state["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        num_hidden_layers=layers,
+        num_attention_heads=width // description.head_width,
+        max_position_embeddings=state["embeddings.position_embedding.weight"].shape[0],
+        hidden_act=description.activation,
+        projection_dim=width,
+        eos_token_id=END_OF_TEXT,
+    )
+    with init_empty_weights():
+        encoder = CLIPTextModel(config)
+    # transformers 4 keeps the encoder under "text_model.", transformers 5 does not
+    prefix = "text_model." if any(key.startswith("text_model.") for key in encoder.state_dict()) else ""
+    wanted = encoder.state_dict().keys()
+    return _filled(
+        encoder, {prefix + k: v for k, v in state.items() if prefix + k in wanted}, "clip", dtype, device
+    ).eval()
+
+
+def build_autoencoder(
+    state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+) -> AutoencoderKL | AutoencoderTiny:
+    """The encoding half of an autoencoder, frozen: Stable Diffusion's own, or TAESD.
+
+    Args:
+        state: LDM layout ("encoder.down.0...", "quant_conv.weight"), or TAESD's ("taesd_encoder.0...").
+
+    Raises:
+        InputError: it is neither.
+    """
+    if "taesd_encoder.0.weight" in state:
+        tiny = {
+            key.replace("taesd_encoder.", "encoder.layers.", 1): value
+            for key, value in state.items()
+            if key.startswith("taesd_encoder.")
+        }
+        with init_empty_weights():
+            autoencoder = AutoencoderTiny()
+        autoencoder.decoder = nn.Identity()
+        return _filled(autoencoder, tiny, "vae", dtype, device).eval()
+    if "encoder.conv_in.weight" not in state or "quant_conv.weight" not in state:
+        raise InputError("vae", "is not an autoencoder of Stable Diffusion 1.x, 2.x or SDXL, nor TAESD")
+    config = _autoencoder_config(state)
+    converted = convert_ldm_vae_checkpoint(dict(state), config)
+    with init_empty_weights():
+        autoencoder = AutoencoderKL(**config)
+    for unused in ("decoder", "post_quant_conv"):
+        setattr(autoencoder, unused, nn.Identity())
+    return _filled(
+        autoencoder, {k: v for k, v in converted.items() if k.startswith(("encoder.", "quant_conv."))}, "vae", dtype, device
+    ).eval()
+
+
+def _autoencoder_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    levels = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.down."))
+    channels = tuple(state[f"encoder.down.{n}.block.0.conv1.weight"].shape[0] for n in range(levels))
+    blocks = 1 + max(int(key.split(".")[4]) for key in state if key.startswith("encoder.down.0.block."))
+    return {
+        "block_out_channels": channels,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "layers_per_block": blocks,
+        "latent_channels": state["quant_conv.weight"].shape[0] // 2,
+    }
+
+
+def _filled(
+    module: nn.Module, state: Mapping[str, Tensor], field: str, dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    placed = {key: shared(value, dtype, device) for key, value in state.items()}
+    try:
+        missing, unexpected = module.load_state_dict(placed, strict=False, assign=True)
+    except RuntimeError as error:
+        raise InputError(field, f"its weights do not have the shapes of its family: {str(error)[:300]}") from error
+    if missing or unexpected:
+        strange = ", ".join([f"missing {key}" for key in missing[:3]] + [f"unknown {key}" for key in unexpected[:3]])
+        raise InputError(
+            field, f"its weights are not those of its family ({len(missing)} missing, {len(unexpected)} unknown: {strange})"
+        )
+    return module.to(device).requires_grad_(False)
