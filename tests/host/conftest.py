@@ -1,0 +1,50 @@
+"""A real ComfyUI: as a server process, in this process, and with its frontend in a browser."""
+
+import types
+
+import pytest
+
+from tools import comfyui
+from tools.models import SD1_CHECKPOINT, share_models, small_models
+
+
+@pytest.fixture(scope="session")
+def comfy_root():
+    """Root folder of the host under test."""
+    return comfyui.locate_comfyui()
+
+
+@pytest.fixture(scope="session")
+def base_dir(tmp_path_factory):
+    """One host installation with this pack in custom_nodes and the small models; shared by all tests of a run."""
+    base = comfyui.make_base_dir(tmp_path_factory.mktemp("host"))
+    share_models(small_models(), base / "models")
+    return base
+
+
+@pytest.fixture(scope="session")
+def checkpoint_name():
+    """Name of the small SD 1.x checkpoint in the host's list of checkpoints."""
+    return SD1_CHECKPOINT
+
+
+@pytest.fixture(scope="session")
+def server(comfy_root, base_dir):
+    """A running server on the CPU."""
+    with comfyui.ComfyServer(comfy_root, base_dir) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def host(comfy_root, base_dir):
+    """The host and this pack imported into this process: .nodes (the host's stock nodes), .pack (this pack)."""
+    return types.SimpleNamespace(nodes=comfyui.import_host(comfy_root, base_dir), pack=comfyui.load_pack())
+
+
+@pytest.fixture(scope="session")
+def frontend(server):
+    """The server's frontend in a headless browser."""
+    from tools.workflow import Frontend
+
+    with Frontend(server.url) as page:
+        yield page

@@ -1,0 +1,54 @@
+"""The small models of demo and tests, made once and kept until the code that makes them changes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import shutil
+
+from .checkpoint import make_sd1_checkpoint
+from .comfyui import STATE_DIR
+from .mask_models import make_mask_models
+from .taesd import make_taesd
+
+SD1_CHECKPOINT = "sd15_small.safetensors"
+RECIPES = ("checkpoint.py", "random_weights.py", "taesd.py", "mask_models.py", "models.py")
+
+
+def small_models(cache: str | pathlib.Path = STATE_DIR / "models") -> pathlib.Path:
+    """A models folder with the small SD 1.x checkpoint, "taesd" and the mask models, all random."""
+    cache = pathlib.Path(cache)
+    stamp, recipe = cache / "recipe.sha256", _recipe()
+    if not stamp.is_file() or stamp.read_text() != recipe:
+        shutil.rmtree(cache, ignore_errors=True)
+        make_sd1_checkpoint(cache / "checkpoints" / SD1_CHECKPOINT)
+        make_taesd(cache)
+        make_mask_models(cache)
+        stamp.write_text(recipe)
+    return cache
+
+
+def share_models(cache: pathlib.Path, models_dir: pathlib.Path) -> None:
+    """Put all files of `cache` into `models_dir` without using the space twice where the file system allows."""
+    for source in cache.rglob("*"):
+        target = models_dir / source.relative_to(cache)
+        if source.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        elif not target.exists():
+            _link_or_copy(source, target)
+
+
+def _link_or_copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another volume
+        shutil.copy2(source, target)
+
+
+def _recipe() -> str:
+    digest = hashlib.sha256()
+    for name in RECIPES:
+        digest.update((pathlib.Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()
