@@ -232,3 +232,21 @@ def shrink(masks: Tensor, size: tuple[int, int]) -> Tensor:
         size: (h, w).
     """
     return F.interpolate(masks, size, mode="area")
+
+
+def fitted(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask (H, W) brought to its picture's size (h, w), if both have the same proportions within one percent.
+
+    Raises:
+        InputError: the proportions differ, so the mask belongs to another picture or another crop.
+    """
+    (height, width), (wanted_height, wanted_width) = mask.shape, size
+    if abs(width * wanted_height / (height * wanted_width) - 1.0) > 0.01:
+        raise InputError(
+            "masks",
+            f"a mask has {width}x{height} pixels and its picture {wanted_width}x{wanted_height}; "
+            "they need the same proportions (an empty 64x64 mask comes from Load Image when the picture has none)",
+        )
+    if (height, width) == tuple(size):
+        return mask
+    return F.interpolate(mask.float()[None, None], tuple(size), mode="bilinear", antialias=True)[0, 0]

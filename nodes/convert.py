@@ -1,0 +1,29 @@
+"""Between the host's tensors (BHWC, inference mode) and the library's (CHW, ordinary)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def image_to_library(images: Tensor) -> Tensor:
+    """IMAGE (B, H, W, C) -> (B, 3, H, W) in [0, 1], copied: alpha is dropped, grey repeated."""
+    with torch.inference_mode(False):
+        channels = images.clone().movedim(-1, 1).float()
+        return (channels.expand(-1, 3, -1, -1) if channels.shape[1] == 1 else channels[:, :3]).contiguous()
+
+
+def image_from_library(images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> IMAGE (B, H, W, 3)."""
+    return images.movedim(1, -1).contiguous().cpu()
+
+
+def images_to_library(batches: Iterable[Tensor]) -> list[Tensor]:
+    """A list of IMAGE batches of any sizes -> one list of (3, H, W)."""
+    return [image for batch in batches for image in image_to_library(batch)]
+
+
+def masks_to_library(batches: Iterable[Tensor]) -> list[Tensor]:
+    """A list of MASK batches (B, H, W) or single masks (H, W) of any sizes -> one list of (H, W), copied."""
+    with torch.inference_mode(False):
+        return [mask.clone() for batch in batches for mask in (batch if batch.ndim == 3 else batch[None])]

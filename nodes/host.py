@@ -1,0 +1,51 @@
+"""The only file that touches the host's device, memory, progress and interrupt."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from comfy import model_management
+from comfy.utils import ProgressBar
+
+
+def torch_device() -> torch.device:
+    """Where the host computes."""
+    return model_management.get_torch_device()
+
+
+def offload_device() -> torch.device:
+    """Where the host keeps what it does not use at the moment."""
+    return torch.device("cpu")
+
+
+def free_memory() -> None:
+    """Send every model of the host away from the device and give the memory back."""
+    model_management.unload_all_models()
+    empty_cache()
+
+
+def empty_cache() -> None:
+    """Give memory back that nothing refers to any more."""
+    gc.collect()
+    model_management.soft_empty_cache()
+
+
+def check_interrupted() -> None:
+    """Raise the host's interrupt (a BaseException) if the user asked for it."""
+    model_management.throw_exception_if_processing_interrupted()
+
+
+def progress_bar(total: int) -> ProgressBar:
+    """The bar on the node that is running; has `.update(1)` and `.update_absolute(value)`."""
+    return ProgressBar(total)
+
+
+@contextmanager
+def outside_inference_mode() -> Iterator[None]:
+    """Nodes run in inference mode, in which nothing can be trained; also gives memory back at the end, come what may."""
+    try:
+        with torch.inference_mode(False):
+            yield
+    finally:
+        empty_cache()

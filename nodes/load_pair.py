@@ -1,0 +1,131 @@
+"""Load a concept and a component from a folder."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ..magictailor.errors import InputError
+from ..magictailor.pairs import PairPart, load_pair, pair_folders
+from .convert import image_from_library
+from .errors import artist_errors
+from .types import CATEGORY, Reference
+
+NAME = "Load MagicTailor Pair"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLE_PREFIX = "example: "
+
+
+class MagicTailorLoadPair(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        folders = [*pair_folders(_input_folder()), *(EXAMPLE_PREFIX + name for name in pair_folders(EXAMPLES))]
+        return io.Schema(
+            node_id="MagicTailorLoadPair",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Loads the pictures of a concept and a component, and their masks if there are any, from a "
+            "folder named like tower_a+roof_a inside ComfyUI's input folder.",
+            search_aliases=["magictailor load folder", "load references", "concept and component"],
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=folders,
+                    tooltip="A folder in ComfyUI's input folder named {concept}_{id}+{component}_{id}, such as "
+                    "tower_a+roof_a. Its pictures begin with 0_ (concept) and 1_ (component); masks/<same name>.png is "
+                    "white where to learn. Press R to list new folders. 'example:' comes with the pack.",
+                ),
+                io.Int.Input(
+                    "component_number",
+                    default=1,
+                    min=1,
+                    max=8,
+                    advanced=True,
+                    tooltip="Which component to load, for folders with several (tower_a+roof_a+door_a).",
+                ),
+            ],
+            outputs=[
+                Reference.Output(
+                    display_name="concept",
+                    tooltip="The concept, ready for Train. Only usable if every picture has a mask in masks/.",
+                ),
+                Reference.Output(
+                    display_name="component",
+                    tooltip="The component, ready for Train. Only usable if every picture has a mask in masks/.",
+                ),
+                io.Image.Output(
+                    display_name="concept_images",
+                    is_output_list=True,
+                    tooltip="The concept's pictures at their own sizes, for GroundedSAM Masks.",
+                ),
+                io.Image.Output(
+                    display_name="component_images",
+                    is_output_list=True,
+                    tooltip="The component's pictures at their own sizes, for GroundedSAM Masks.",
+                ),
+                io.String.Output(display_name="concept_word", tooltip="The concept's class word, from the folder's name."),
+                io.String.Output(
+                    display_name="component_word", tooltip="The component's class word, from the folder's name."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder):
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder, component_number):
+        # a folder that cannot be read is reported by execute
+        try:
+            files = sorted(path for path in _located(folder).rglob("*") if path.is_file())
+        except InputError:
+            return folder
+        return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+
+    @classmethod
+    def execute(cls, folder, component_number):
+        with artist_errors(NAME):
+            concept, *components = load_pair(_located(folder))
+            if component_number > len(components):
+                raise InputError(
+                    "component_number", f"is {component_number}, but {folder} has {len(components)} component(s)"
+                )
+            component = components[component_number - 1]
+            return io.NodeOutput(
+                _reference(concept),
+                _reference(component),
+                _pictures(concept),
+                _pictures(component),
+                concept.class_word,
+                component.class_word,
+            )
+
+
+def _input_folder() -> Path:
+    return Path(folder_paths.get_input_directory())
+
+
+def _located(folder: str) -> Path:
+    root, name = (EXAMPLES, folder.removeprefix(EXAMPLE_PREFIX)) if folder.startswith(EXAMPLE_PREFIX) else (
+        _input_folder(),
+        folder,
+    )  # fmt: skip
+    root = root.resolve()
+    located = (root / name).resolve()
+    if located == root or root not in located.parents:
+        raise InputError("folder", f"{folder!r} is not inside ComfyUI's input folder; choose one that is")
+    return located
+
+
+def _reference(part: PairPart):
+    # only whoever uses this output needs the masks: the error waits for them
+    try:
+        return part.reference()
+    except InputError as error:
+        return ExecutionBlocker(f"{NAME}, {error}")
+
+
+def _pictures(part: PairPart):
+    return [image_from_library(image[None]) for image in part.images]

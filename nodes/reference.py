@@ -1,0 +1,60 @@
+"""Put pictures, masks and a class word together."""
+
+import torch
+from comfy_api.v0_0_2 import io
+
+from ..magictailor.overlay import overlay
+from ..magictailor.references import Reference as LibraryReference
+from ..magictailor.references import fitted, prepare
+from .convert import image_from_library, images_to_library, masks_to_library
+from .errors import artist_errors
+from .types import CATEGORY, Reference
+
+NAME = "MagicTailor Reference"
+OVERLAY_SIDE = 512
+
+
+class MagicTailorReference(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MagicTailorReference",
+            display_name=NAME,
+            category=CATEGORY,
+            description="One concept or one component: its pictures, a mask for each of them and an ordinary word for it.",
+            search_aliases=["magictailor concept", "magictailor component", "reference images"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="1 or more pictures of it, as a batch or a list; three are usual."),
+                io.Mask.Input(
+                    "masks",
+                    tooltip="One mask for each picture, white where to learn: from GroundedSAM Masks, the mask editor or "
+                    "any other node. The concept's masks leave the component's place out.",
+                ),
+                io.String.Input(
+                    "class_word",
+                    default="",
+                    placeholder="tower",
+                    tooltip="An ordinary word for it: tower, person, hair, roof. Its new token starts from this word.",
+                ),
+            ],
+            outputs=[
+                Reference.Output(display_name="reference", tooltip="Connect it to Train as concept or component."),
+                io.Image.Output(
+                    display_name="overlay",
+                    tooltip="What will be learned: the pictures as they are cropped for training, the mask tinted.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, masks, class_word):
+        with artist_errors(NAME):
+            pictures = images_to_library(images)
+            painted = masks_to_library(masks)
+            if len(painted) == len(pictures):
+                painted = [fitted(m, p.shape[1:]) for m, p in zip(painted, pictures, strict=True)]
+            reference = LibraryReference(class_word[0], tuple(pictures), tuple(painted))
+            cropped, small_masks = prepare(reference, OVERLAY_SIDE)
+            shown = torch.stack([overlay(i, m[0]) for i, m in zip(cropped, small_masks, strict=True)])
+        return io.NodeOutput(reference, image_from_library(shown))

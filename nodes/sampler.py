@@ -1,0 +1,110 @@
+"""Sample with a tailoring, in one node."""
+
+import comfy.samplers
+from comfy_api.v0_0_2 import io
+
+from nodes import common_ksampler
+
+from .apply import applied, strength_input
+from .errors import artist_errors
+from .types import CATEGORY, Tailoring
+
+NAME = "Tailored Sampler"
+
+
+class MagicTailorSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MagicTailorSampler",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Draws with a tailoring: applies it, encodes the prompts in which <v0>, <v1> ... stand for what was "
+            "learned, and samples. The same as Apply Tailoring, CLIP Text Encode and KSampler.",
+            search_aliases=["magictailor sampler", "ksampler", "magictailor generate"],
+            inputs=[
+                io.Model.Input("model", tooltip="The checkpoint's MODEL, without the tailoring."),
+                io.Clip.Input("clip", tooltip="The checkpoint's CLIP, without the tailoring."),
+                Tailoring.Input("tailoring", tooltip="From Train or Load Tailoring."),
+                io.Latent.Input("latent_image", tooltip="The latents to start from: empty ones, or a picture's with denoise below 1."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="<v0> with <v1>",
+                    tooltip="What to draw. <v0> is the concept, <v1> the first component, <v2> the second. 'and', 'including' and 'containing' work as well as 'with'.",
+                ),
+                io.String.Input(
+                    "negative_prompt", multiline=True, dynamic_prompts=True, default="", tooltip="What not to draw."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise.",
+                ),
+                io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Sampling steps; the paper takes 50."),
+                io.Float.Input(
+                    "cfg",
+                    default=7.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How closely to follow the prompt; the paper takes 7.5.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="ddim",
+                    tooltip="The sampler; the paper takes ddim.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="ddim_uniform",
+                    tooltip="How the noise levels are spaced; ddim_uniform goes with ddim.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="1 draws anew; less keeps more of the latents given.",
+                ),
+                strength_input(advanced=True),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="Replaces the prompt, for ControlNet and the like. Make it with the CLIP of Apply Tailoring.",
+                ),
+                io.Conditioning.Input("negative", optional=True, tooltip="Replaces the negative prompt."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="For VAE Decode."),
+                io.Model.Output(display_name="model", tooltip="The tailored MODEL, for a second pass."),
+                io.Conditioning.Output(display_name="positive", tooltip="What was drawn, for a second pass."),
+                io.Conditioning.Output(display_name="negative", tooltip="What was not drawn, for a second pass."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, tailoring, latent_image, prompt, negative_prompt, seed, steps, cfg, sampler_name, scheduler,
+        denoise, strength, positive=None, negative=None,
+    ):  # fmt: skip
+        with artist_errors(NAME):
+            model, clip = applied(model, clip, tailoring, strength)
+        positive = _encoded(clip, prompt) if positive is None else positive
+        negative = _encoded(clip, negative_prompt) if negative is None else negative
+        (latent,) = common_ksampler(
+            model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
+        )
+        return io.NodeOutput(latent, model, positive, negative)
+
+
+def _encoded(clip, text: str):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
