@@ -96,7 +96,12 @@ class TailorConfig:
         0.99, "Momentum of the averaged U-Net in DS-Bal.", low=0.0, high=1.0, step=0.001, symbol="beta"
     )
     lambda_preservation: float = _knob(
-        0.2, "Weight of holding what is already learned, in DS-Bal.", low=0.0, high=100.0, step=0.01, symbol="lambda_pres"
+        0.2,
+        "Weight of holding what is already learned, in DS-Bal.",
+        low=0.0,
+        high=100.0,
+        step=0.01,
+        symbol="lambda_pres",
     )
     lambda_attention: float = _knob(
         1e-2, "Weight of keeping each token's attention on its mask.", low=0.0, high=100.0, step=0.001,
@@ -116,7 +121,12 @@ class TailorConfig:
         False, "Less memory for about a third more time; the result is the same.", advanced=True
     )
     color_jitter: float = _knob(
-        0.1, "Largest random change of brightness, contrast and saturation.", low=0.0, high=1.0, step=0.01, advanced=True
+        0.1,
+        "Largest random change of brightness, contrast and saturation.",
+        low=0.0,
+        high=1.0,
+        step=0.01,
+        advanced=True,
     )
     flip_probability: float = _knob(
         0.5, "How often a picture is mirrored. 0 for things whose left and right differ.", low=0.0, high=1.0, step=0.05,

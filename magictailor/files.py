@@ -76,7 +76,9 @@ def metadata_of(tailoring: Tailoring, name: str) -> dict[str, str]:
         "ss_resolution": f"({resolution}, {resolution})",
         "ss_steps": str(tailoring.steps_done),
         "ss_seed": str(config.seed),
-        "ss_tag_frequency": json.dumps({"magictailor": {token.name: tailoring.steps_done for token in tailoring.tokens}}),
+        "ss_tag_frequency": json.dumps(
+            {"magictailor": {token.name: tailoring.steps_done for token in tailoring.tokens}}
+        ),
         "trained_words": json.dumps([token.name for token in tailoring.tokens]),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{family.architecture}/lora",
@@ -183,7 +185,7 @@ def checked_name(name: str) -> str:
         if not part.strip(". ") or part != part.strip() or not _NAME.fullmatch(part):
             raise InputError(
                 "name",
-                f"{name!r} cannot be a file name; use letters, digits, - and _, with / for a subfolder, such as people/anna",
+                f"{name!r} cannot be a file name; use letters, digits, - and _, and / for a subfolder: people/anna",
             )
     return "/".join(parts)
 

@@ -47,7 +47,9 @@ class Reference:
             )
         object.__setattr__(self, "images", tuple(_rgb(i, n) for n, i in enumerate(self.images, 1)))
         object.__setattr__(
-            self, "masks", tuple(_mask(m, i, n) for n, (m, i) in enumerate(zip(self.masks, self.images, strict=True), 1))
+            self,
+            "masks",
+            tuple(_mask(m, i, n) for n, (m, i) in enumerate(zip(self.masks, self.images, strict=True), 1)),
         )
 
     def __len__(self) -> int:
@@ -57,7 +59,8 @@ class Reference:
 def _rgb(image: Tensor, number: int) -> Tensor:
     if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
         raise InputError(
-            "images", f"picture {number} has shape {tuple(image.shape)}; it has to be (channels, height, width), 1 to 4 channels"
+            "images",
+            f"picture {number} has shape {tuple(image.shape)}; it has to be (channels, height, width), 1 to 4 channels",
         )
     if min(image.shape[1:]) < SMALLEST_SIDE:
         raise InputError(

@@ -64,13 +64,13 @@ class Tailoring:
         return concept + (" with " + " and ".join(components) if components else "")
 
 
-def tailoring_of(
-    model: TailorModel, class_words: Sequence[str], config: TailorConfig, steps_done: int
-) -> Tailoring:
+def tailoring_of(model: TailorModel, class_words: Sequence[str], config: TailorConfig, steps_done: int) -> Tailoring:
     """Copy what was trained out of a model."""
     tokens = tuple(
         Token(
-            token_name(n), word, {key: rows[n].detach().float().cpu().clone() for key, rows in model.prompts.trained().items()}
+            token_name(n),
+            word,
+            {key: rows[n].detach().float().cpu().clone() for key, rows in model.prompts.trained().items()},
         )
         for n, word in enumerate(class_words)
     )

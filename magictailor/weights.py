@@ -156,7 +156,11 @@ def build_autoencoder(
     for unused in ("decoder", "post_quant_conv"):
         setattr(autoencoder, unused, nn.Identity())
     return _filled(
-        autoencoder, {k: v for k, v in converted.items() if k.startswith(("encoder.", "quant_conv."))}, "vae", dtype, device
+        autoencoder,
+        {k: v for k, v in converted.items() if k.startswith(("encoder.", "quant_conv."))},
+        "vae",
+        dtype,
+        device,
     ).eval()
 
 
@@ -184,6 +188,7 @@ def _filled(
     if missing or unexpected:
         strange = ", ".join([f"missing {key}" for key in missing[:3]] + [f"unknown {key}" for key in unexpected[:3]])
         raise InputError(
-            field, f"its weights are not those of its family ({len(missing)} missing, {len(unexpected)} unknown: {strange})"
+            field,
+            f"its weights are not those of its family ({len(missing)} missing, {len(unexpected)} unknown: {strange})",
         )
     return module.to(device).requires_grad_(False)

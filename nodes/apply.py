@@ -62,12 +62,14 @@ def applied(model, clip, tailoring: LibraryTailoring, strength: float):
     family = family_of_model(model)
     if family != tailoring.family:
         raise InputError(
-            "tailoring", f"was trained on {tailoring.family.title}, but the model is {family.title}; they have to be the same"
+            "tailoring",
+            f"was trained on {tailoring.family.title}, but the model is {family.title}; they have to be the same",
         )
     missing = [d.key for d in family.text_encoders if getattr(clip.tokenizer, d.key, None) is None]
     if missing:
         raise InputError(
-            "clip", f"has no {', '.join(missing)} encoder, which {family.title} needs; connect the CLIP of the same checkpoint"
+            "clip",
+            f"has no {', '.join(missing)} encoder, which {family.title} needs; connect the CLIP of the same checkpoint",
         )
     tailored_model, _ = load_lora_for_models(model, None, dict(tailoring.lora), strength, 0.0)
     return tailored_model, tailored_clip(clip, tailoring)

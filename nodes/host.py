@@ -43,7 +43,7 @@ def progress_bar(total: int) -> ProgressBar:
 
 @contextmanager
 def outside_inference_mode() -> Iterator[None]:
-    """Nodes run in inference mode, in which nothing can be trained; also gives memory back at the end, come what may."""
+    """Leave the inference mode nodes run in, so that something can be trained; gives memory back at the end."""
     try:
         with torch.inference_mode(False):
             yield

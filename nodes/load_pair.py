@@ -64,7 +64,9 @@ class MagicTailorLoadPair(io.ComfyNode):
                     is_output_list=True,
                     tooltip="The component's pictures at their own sizes, for GroundedSAM Masks.",
                 ),
-                io.String.Output(display_name="concept_word", tooltip="The concept's class word, from the folder's name."),
+                io.String.Output(
+                    display_name="concept_word", tooltip="The concept's class word, from the folder's name."
+                ),
                 io.String.Output(
                     display_name="component_word", tooltip="The component's class word, from the folder's name."
                 ),

@@ -21,15 +21,15 @@ class MagicTailorReference(io.ComfyNode):
             node_id="MagicTailorReference",
             display_name=NAME,
             category=CATEGORY,
-            description="One concept or one component: its pictures, a mask for each of them and an ordinary word for it.",
+            description="One concept or one component: its pictures, a mask for each and an ordinary word for it.",
             search_aliases=["magictailor concept", "magictailor component", "reference images"],
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="1 or more pictures of it, as a batch or a list; three are usual."),
                 io.Mask.Input(
                     "masks",
-                    tooltip="One mask for each picture, white where to learn: from GroundedSAM Masks, the mask editor or "
-                    "any other node. The concept's masks leave the component's place out.",
+                    tooltip="One mask for each picture, white where to learn: from GroundedSAM Masks, the mask editor "
+                    "or any other node. The concept's masks leave the component's place out.",
                 ),
                 io.String.Input(
                     "class_word",

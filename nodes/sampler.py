@@ -19,20 +19,24 @@ class MagicTailorSampler(io.ComfyNode):
             node_id="MagicTailorSampler",
             display_name=NAME,
             category=CATEGORY,
-            description="Draws with a tailoring: applies it, encodes the prompts in which <v0>, <v1> ... stand for what was "
-            "learned, and samples. The same as Apply Tailoring, CLIP Text Encode and KSampler.",
+            description="Draws with a tailoring: applies it, encodes the prompts in which <v0>, <v1> ... stand for what "
+            "was learned, and samples. The same as Apply Tailoring, CLIP Text Encode and KSampler.",
             search_aliases=["magictailor sampler", "ksampler", "magictailor generate"],
             inputs=[
                 io.Model.Input("model", tooltip="The checkpoint's MODEL, without the tailoring."),
                 io.Clip.Input("clip", tooltip="The checkpoint's CLIP, without the tailoring."),
                 Tailoring.Input("tailoring", tooltip="From Train or Load Tailoring."),
-                io.Latent.Input("latent_image", tooltip="The latents to start from: empty ones, or a picture's with denoise below 1."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The latents to start from: empty ones, or a picture's with denoise below 1.",
+                ),
                 io.String.Input(
                     "prompt",
                     multiline=True,
                     dynamic_prompts=True,
                     default="<v0> with <v1>",
-                    tooltip="What to draw. <v0> is the concept, <v1> the first component, <v2> the second. 'and', 'including' and 'containing' work as well as 'with'.",
+                    tooltip="What to draw. <v0> is the concept, <v1> the first component, <v2> the second. 'and', "
+                    "'including' and 'containing' work as well as 'with'.",
                 ),
                 io.String.Input(
                     "negative_prompt", multiline=True, dynamic_prompts=True, default="", tooltip="What not to draw."
@@ -79,7 +83,7 @@ class MagicTailorSampler(io.ComfyNode):
                 io.Conditioning.Input(
                     "positive",
                     optional=True,
-                    tooltip="Replaces the prompt, for ControlNet and the like. Make it with the CLIP of Apply Tailoring.",
+                    tooltip="Replaces the prompt, for ControlNet and so on. Make it with the CLIP of Apply Tailoring.",
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip="Replaces the negative prompt."),
             ],

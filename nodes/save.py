@@ -40,7 +40,9 @@ class MagicTailorSave(io.ComfyNode):
                     is_output_list=True,
                     tooltip="The saved embeddings, the concept's first, as used after 'embedding:' in a prompt.",
                 ),
-                io.String.Output(display_name="stock_prompt", tooltip="A prompt that uses the saved embeddings without this pack."),
+                io.String.Output(
+                    display_name="stock_prompt", tooltip="A prompt that uses the saved embeddings without this pack."
+                ),
             ],
         )
 

@@ -102,7 +102,11 @@ def _widget(name: str, knob: Knob) -> io.WidgetInput:
     default = defaults()[name]
     notes = ", ".join(
         note
-        for note in (knob.unit and f"in {knob.unit}", knob.symbol and f"{knob.symbol} in the paper", f"default {default}")
+        for note in (
+            knob.unit and f"in {knob.unit}",
+            knob.symbol and f"{knob.symbol} in the paper",
+            f"default {default}",
+        )
         if note
     )
     shown = {"default": default, "tooltip": f"{knob.help} ({notes})", "advanced": knob.advanced}

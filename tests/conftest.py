@@ -24,6 +24,7 @@ def _import_package(name: str) -> None:
 
 _import_package("magictailor")
 _import_package("tools")
+_import_package("benchmarks")
 
 
 def pytest_addoption(parser):

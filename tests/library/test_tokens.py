@@ -1,0 +1,70 @@
+import dataclasses
+
+import pytest
+import torch
+from conftest import END, START, TINY, tiny_parts, tokenizer
+
+from magictailor.tokens import ExtendedEmbedding, PromptEncoder, hidden_states, split_at_tokens, training_prompt
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("<v0> with <v1>", ["<v0>", " with ", "<v1>"]),
+        ("a (<v0>), <v0>'s <v10>", ["a (", "<v0>", "), ", "<v0>", "'s <v10>"]),
+        ("no token", ["no token"]),
+        ("<v0><v1>", ["<v0>", "<v1>"]),
+    ],
+)
+def test_a_text_is_cut_at_known_tokens_only(text, pieces):
+    assert split_at_tokens(text, ["<v0>", "<v1>"]) == pieces
+    assert "".join(pieces) == text
+
+
+def test_without_tokens_nothing_is_cut():
+    assert split_at_tokens("<v0>", []) == ["<v0>"]
+
+
+def test_the_training_prompt_is_a_photo_of_the_token():
+    ids, position = training_prompt(tokenizer, 100, pad_token=7)
+    assert ids[0] == START and ids[4:6] == [100, END] and position == 4
+    assert len(ids) == 77 and set(ids[6:]) == {7}
+
+
+def test_new_rows_stand_after_the_table_and_only_they_are_trained():
+    table, rows = torch.randn(5, 3), torch.randn(2, 3)
+    embedding = ExtendedEmbedding(table, rows)
+    out = embedding(torch.tensor([[4, 5, 6, 0]]))
+    assert torch.equal(out[0], torch.stack([table[4], rows[0], rows[1], table[0]]))
+    out[0, 1].sum().backward()
+    assert embedding.rows.grad.tolist() == [[1.0] * 3, [0.0] * 3]
+    assert embedding.weight.grad is None
+
+
+def test_a_token_starts_as_the_first_sub_token_of_its_class_word():
+    _, encoder, _ = tiny_parts()
+    table = encoder.get_input_embeddings().weight.clone()
+    prompts = PromptEncoder({"clip_l": encoder}, TINY, tokenizer, ["red roof", "tower"])
+    first = tokenizer("red")["input_ids"][1]
+    assert torch.equal(prompts.rows("clip_l")[0], table[first])
+    assert torch.equal(prompts.rows("clip_l")[1], table[tokenizer("tower")["input_ids"][1]])
+
+
+def test_a_fresh_token_reads_like_its_class_word():
+    _, encoder, _ = tiny_parts()
+    ids, _ = training_prompt(tokenizer, tokenizer("tower")["input_ids"][1], END)
+    expected = hidden_states(encoder, torch.tensor([ids]), -1, normalised=True)
+    prompts = PromptEncoder({"clip_l": encoder}, TINY, tokenizer, ["tower"])
+    assert torch.equal(prompts(), expected)
+
+
+def test_the_users_layer_replaces_the_familys():
+    _, encoder, _ = tiny_parts()
+    ids, _ = training_prompt(tokenizer, tokenizer("tower")["input_ids"][1], END)
+    second_last = hidden_states(encoder, torch.tensor([ids]), -2, normalised=True)
+    prompts = PromptEncoder({"clip_l": encoder}, TINY, tokenizer, ["tower"], layer=-2)
+    assert torch.equal(prompts(), second_last)
+    raw = dataclasses.replace(
+        TINY, text_encoders=(dataclasses.replace(TINY.text_encoders[0], layer=-2, normalised=False),)
+    )
+    assert not torch.allclose(PromptEncoder({"clip_l": encoder}, raw, tokenizer, ["tower"])(), second_last)
