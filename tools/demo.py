@@ -65,9 +65,7 @@ def main() -> None:
             frontend.screenshot(result / "workflow.png")
         overrides = small_overrides(options.steps, options.resolution, options.sampler_steps, options.size)
         say(f"Running {len(graph)} nodes ...")
-        started = time.monotonic()
-        entry = server.run(override(graph, overrides), timeout=3600, on_progress=say_progress)
-        say(f"Done in {time.monotonic() - started:.0f} s.")
+        entry = server.run(override(graph, overrides), timeout=3600, on_progress=Clock().say_progress)
         collect_images(server, graph, entry, result)
     collect_files(base, result)
     say(f"\nEverything is in {result}:")
@@ -117,8 +115,15 @@ def collect_files(base: pathlib.Path, result: pathlib.Path) -> None:
             shutil.copytree(base / folder, result / pathlib.Path(folder).name, dirs_exist_ok=True)
 
 
-def say_progress(node_type: str, step: int, total: int) -> None:
-    say(f"  {node_type}: {step} of {total}" if total else f"  {node_type}")
+class Clock:
+    """Prints what runs, with the seconds since the start."""
+
+    def __init__(self):
+        self.start = time.monotonic()
+
+    def say_progress(self, node_type: str, step: int, total: int) -> None:
+        what = f"{node_type}: {step} of {total}" if total else node_type
+        say(f"{time.monotonic() - self.start:6.0f} s  {what}")
 
 
 def say(line: str) -> None:

@@ -25,6 +25,7 @@ QUIET_SETTINGS = {
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
     "Comfy.Workflow.Persist": False,
+    "Comfy.Workflow.WorkflowTabsPosition": "Sidebar",
 }
 HIDE_PANELS = """
 .comfyui-body-top, .comfyui-body-left, .comfyui-body-right, .comfyui-body-bottom, .side-tool-bar-container,

@@ -42,6 +42,12 @@ def host(comfy_root, base_dir):
 
 
 @pytest.fixture(scope="session")
+def loaded_checkpoint(host, checkpoint_name):
+    """MODEL, CLIP and VAE of the small checkpoint in this process; shared, so a test must leave them as they were."""
+    return host.nodes.CheckpointLoaderSimple().load_checkpoint(checkpoint_name)
+
+
+@pytest.fixture(scope="session")
 def frontend(server):
     """The server's frontend in a headless browser."""
     from tools.workflow import Frontend

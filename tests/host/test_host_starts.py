@@ -54,9 +54,7 @@ def test_object_info_lists_stock_nodes_and_the_nodes_of_the_pack(server):
 
 def test_small_checkpoint_makes_a_picture_that_depends_on_the_prompt(server, checkpoint_name):
     progress = []
-    tower = picture(
-        server, stock_graph(checkpoint_name, "a tower"), on_progress=lambda *event: progress.append(event)
-    )
+    tower = picture(server, stock_graph(checkpoint_name, "a tower"), on_progress=lambda *event: progress.append(event))
     roof = picture(server, stock_graph(checkpoint_name, "a red roof on the beach"))
 
     assert tower.shape == (64, 64, 3)
