@@ -76,7 +76,7 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs=2, default=(12, 12), help="warm-up and DS-Bal steps")
-    parser.add_argument("--resolution", type=int, default=128, help="training resolution in pixels")
+    parser.add_argument("--resolution", type=int, default=64, help="training resolution in pixels")
     parser.add_argument("--sampler-steps", type=int, default=12, help="steps of the Tailored Sampler")
     parser.add_argument("--size", type=int, default=256, help="width and height of the sampled picture")
     parser.add_argument("--workflow", type=pathlib.Path, default=WORKFLOW, help="workflow JSON to run")
