@@ -12,7 +12,7 @@ from torchvision.ops import batched_nms
 
 from .errors import InputError
 
-# Things that come in pairs or rows keep more than their best box (MagicTailor paper, arXiv 2410.13370, and its program).
+# Things in pairs or rows keep more than their best box (MagicTailor, arXiv 2410.13370, and its released program).
 BOXES_OF_NOUN = {"brow": 2, "eyebrow": 2, "eye": 2, "ear": 2, "wheel": 2, "window": 3}
 
 

@@ -52,7 +52,8 @@ def load_sam(path: str | Path, field: str = "sam") -> nn.Module:
     kind = kind_of(weights)
     if position is None or kind != "a Segment Anything file" or position.shape[-1] not in _SAM_TYPES:
         raise InputError(
-            field, f"{name} looks like {kind}, not like the original Segment Anything. "
+            field,
+            f"{name} looks like {kind}, not like the original Segment Anything. "
             "Choose sam_vit_h_4b8939.pth, sam_vit_l_0b3195.pth or sam_vit_b_01ec64.pth.",
         )
     model = sam_model_registry[_SAM_TYPES[position.shape[-1]]]()
@@ -125,7 +126,7 @@ class GroundedSAM:
         if not classes:
             raise InputError("find", 'Nothing to look for. Write a word, such as "house".')
         if when_nothing_found not in WHEN_NOTHING_FOUND:
-            raise InputError("when_nothing_found", f'Choose one of "{WHEN_NOTHING_FOUND[0]}", "{WHEN_NOTHING_FOUND[1]}".')
+            raise InputError("when_nothing_found", "Choose " + " or ".join(WHEN_NOTHING_FOUND) + ".")
         for number, image in enumerate(images, start=1):
             _check_image(image, number)
         thresholds = _Thresholds(box_threshold, text_threshold, nms_threshold)
@@ -150,9 +151,7 @@ class GroundedSAM:
         wanted = union(masks[: len(found)])
         return ImageMask(exclude(wanted, union(masks[len(found) :])), found, removed)
 
-    def _find(
-        self, image: torch.Tensor, classes: tuple[str, ...], thresholds: "_Thresholds", field: str
-    ) -> Detections:
+    def _find(self, image: torch.Tensor, classes: tuple[str, ...], thresholds: "_Thresholds", field: str) -> Detections:
         return select(detect(self.detector, image, classes, thresholds.text, field), thresholds.box, thresholds.nms)
 
 
@@ -193,8 +192,8 @@ class _Thresholds:
 def _check_image(image: torch.Tensor, number: int) -> None:
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise InputError(
-            "images", f"Image {number} has shape {tuple(image.shape)}; three colour channels and a height and width "
-            "are needed."
+            "images",
+            f"Image {number} has shape {tuple(image.shape)}; three colour channels and a height and width are needed.",
         )
     if not torch.isfinite(image).all():
         raise InputError("images", f"Image {number} has pixels that are not numbers (NaN). Load or make it again.")
@@ -218,8 +217,8 @@ def _nothing_found(
         return InputError(
             "exclude",
             f"On image {number} nothing is left of {looked_for} once {removed} is excluded (best score "
-            f"{result.found.best_score:.2f}, excluded {result.excluded.best_score:.2f}). Look at the overlay, try other "
-            f"words, raise box_threshold so that less is excluded, {otherwise}.",
+            f"{result.found.best_score:.2f}, excluded {result.excluded.best_score:.2f}). Try other words, raise "
+            f"box_threshold so that less is excluded, {otherwise}.",
         )
     return InputError(
         "find",

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import torch
 from tokenizers import Tokenizer
@@ -26,7 +26,10 @@ from .mask_checkpoints import kind_of, read_weights
 
 log = logging.getLogger(__name__)
 
-# (channels of the first embedding, rows of its relative position table) -> module of groundingdino.config
+_FIRST_LAYER = "backbone.0.patch_embed.proj.weight"
+_POSITION_TABLE = "backbone.0.layers.0.blocks.0.attn.relative_position_bias_table"
+_WORDS = "bert.embeddings.word_embeddings.weight"
+# (rows of the first layer, rows of the position table) -> module of groundingdino.config
 _CONFIGS = {(96, 13 * 13): "GroundingDINO_SwinT_OGC", (128, 23 * 23): "GroundingDINO_SwinB_cfg"}
 _SHORT_SIDE, _LONG_SIDE = 800, 1333
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -92,7 +95,11 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     tokenizer.no_padding()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]", cls_token="[CLS]", mask_token="[MASK]",
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 
@@ -106,7 +113,7 @@ def load_grounding_dino(path: str | Path, bert_folder: str | Path, field: str = 
     weights = read_weights(path, field)
     settings = _settings_for(weights, Path(path).name, field)
     tokenizer = load_tokenizer(bert_folder)
-    rows = weights["bert.embeddings.word_embeddings.weight"].shape[0]
+    rows = len(weights[_WORDS])
     if len(tokenizer) != rows:
         raise InputError(
             "bert-base-uncased",
@@ -162,8 +169,11 @@ def detect(
         classes=tuple(classes[owner[row]] for row in rows.tolist()),
         phrases=tuple(
             model.tokenizer.decode(
-                [token for token, score in zip(words[owner[row]], per_class[owner[row]][row], strict=True)
-                 if score > text_threshold]
+                [
+                    token
+                    for token, score in zip(words[owner[row]], per_class[owner[row]][row], strict=True)
+                    if score > text_threshold
+                ]
             )
             for row in rows.tolist()
         ),
@@ -195,32 +205,41 @@ def _token_lists(model: nn.Module, classes: tuple[str, ...], field: str) -> list
 
 def _settings_for(weights: dict[str, torch.Tensor], file_name: str, field: str) -> SimpleNamespace:
     """The package's own configuration for these weights."""
-    try:
-        shape = (
-            weights["backbone.0.patch_embed.proj.weight"].shape[0],
-            weights["backbone.0.layers.0.blocks.0.attn.relative_position_bias_table"].shape[0],
-        )
-        weights["transformer.level_embed"], weights["bert.embeddings.word_embeddings.weight"]
-    except (KeyError, IndexError) as error:
+    if not weights.keys() >= {_FIRST_LAYER, _POSITION_TABLE, _WORDS, "transformer.level_embed"}:
         raise InputError(
-            field, f"{file_name} looks like {kind_of(weights)}, not like Grounding DINO. "
+            field,
+            f"{file_name} looks like {kind_of(weights)}, not like Grounding DINO. "
             "Choose groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth.",
-        ) from error
+        )
+    shape = (len(weights[_FIRST_LAYER]), len(weights[_POSITION_TABLE]))
     if shape not in _CONFIGS:
         raise InputError(
-            field, f"{file_name} is a Grounding DINO of a size this node does not know. "
+            field,
+            f"{file_name} is a Grounding DINO of a size this node does not know. "
             "Choose groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth.",
         )
-    config = vars(importlib.import_module(f"groundingdino.config.{_CONFIGS[shape]}"))
+    config = vars(_package(f"config.{_CONFIGS[shape]}"))
     settings = {name: value for name, value in config.items() if not name.startswith("__")}
     # Checkpointing saves memory in training only.
     return SimpleNamespace(**settings | {"use_checkpoint": False, "use_transformer_ckpt": False})
 
 
+def _package(module: str) -> ModuleType:
+    """A module of groundingdino-py, imported when first needed: it is slow to import and brings OpenCV."""
+    try:
+        return importlib.import_module(f"groundingdino.{module}")
+    except ImportError as error:
+        raise InputError(
+            "grounding_dino",
+            f"The package groundingdino-py cannot be loaded ({error}). Install this pack's requirements.txt into "
+            "ComfyUI's Python; on a server without a screen also install opencv-python-headless.",
+        ) from error
+
+
 @contextmanager
 def _own_text_encoder(tokenizer: PreTrainedTokenizerFast) -> Iterator:
     """The package's model file, with our tokenizer, an unfilled BERT and our TextEncoder for as long as it lasts."""
-    package = importlib.import_module("groundingdino.models.GroundingDINO.groundingdino")
+    package = _package("models.GroundingDINO.groundingdino")
     original = package.get_tokenlizer, package.BertModelWarper
     package.get_tokenlizer = SimpleNamespace(
         get_tokenlizer=lambda _: tokenizer,
@@ -252,7 +271,8 @@ def _fill(model: nn.Module, weights: dict[str, torch.Tensor], file_name: str, fi
     missing = [name for name, parameter in parameters if id(parameter) not in covered]
     if missing:
         raise InputError(
-            field, f"{file_name} lacks {len(missing)} weights of Grounding DINO, the first {missing[0]}. "
+            field,
+            f"{file_name} lacks {len(missing)} weights of Grounding DINO, the first {missing[0]}. "
             "It may be half a download; get it again.",
         )
     if unexpected:

@@ -39,11 +39,19 @@ def read_weights(path: str | Path, field: str) -> dict[str, torch.Tensor]:
             content = safetensors.torch.load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
-            KeyError) as error:
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+    ) as error:
         raise InputError(
-            field, f"{path.name} cannot be read as model weights; it may be damaged or half downloaded. "
-            "Download it again."
+            field,
+            f"{path.name} cannot be read as model weights; it may be damaged or half downloaded. Download it again.",
         ) from error
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

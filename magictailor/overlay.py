@@ -65,8 +65,14 @@ def _draw_boxes(picture: Image.Image, boxes: list[list[float]], texts: list[str]
 
 
 def _draw_label(
-    draw: ImageDraw.ImageDraw, size: tuple[int, int], left: float, top: float, text: str,
-    font: ImageFont.FreeTypeFont, colour: str, padding: int,
+    draw: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    left: float,
+    top: float,
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    colour: str,
+    padding: int,
 ) -> None:
     """A filled plate with the text on top of (left, top), pushed inwards where it would leave the picture."""
     x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
