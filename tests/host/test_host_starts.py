@@ -3,7 +3,10 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from tools.comfyui import PromptError
 
 
 def stock_graph(checkpoint: str, prompt: str) -> dict:
@@ -62,3 +65,8 @@ def test_small_checkpoint_makes_a_picture_that_depends_on_the_prompt(server, che
     assert tower.std() > 0.02 and saturated < 0.5
     assert np.abs(tower - roof).mean() > 0.01
     assert ("KSampler", 2, 2) in progress
+
+
+def test_a_graph_that_the_host_refuses_raises_with_node_and_reason(server):
+    with pytest.raises(PromptError, match="CheckpointLoaderSimple.*ckpt_name.*no_such_file"):
+        server.run(stock_graph("no_such_file.safetensors", "a tower"))

@@ -11,6 +11,7 @@ def test_overlapping_nodes_are_named_and_touching_ones_are_not():
     touching = NodeBox("2", "Touching", 100, 0, 100, 50)
     over = NodeBox("3", "Over", 150, 40, 100, 50)
     assert check_layout([left, touching, over]) == ["Touching overlaps Over"]
+    assert check_layout([touching, left]) == []
 
 
 def test_override_changes_a_copy_and_refuses_inputs_the_node_does_not_have():
