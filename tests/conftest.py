@@ -44,7 +44,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("pair_folder", folders, ids=lambda path: path.name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rendered_pair() -> pathlib.Path:
     """The pair rendered by tools/example_pair.py, with exact masks."""
     return RENDERED_PAIR

@@ -1,0 +1,136 @@
+"""What is trained is the host's own model: same weights and inputs give the same outputs, and nothing is copied."""
+
+import pytest
+import torch
+
+LARGEST_RELATIVE_DIFFERENCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def weights(host, loaded_checkpoint):
+    model, clip, vae = loaded_checkpoint[:3]
+    return host.pack.nodes.train.checkpoint_weights(model, clip, vae)
+
+
+@pytest.fixture(scope="module")
+def built(host, weights):
+    library = host.pack.magictailor
+    config = library.config.TailorConfig()
+    return library.model.build_model(weights, ["tower", "roof"], config, torch.device("cpu"))
+
+
+def relative(ours, theirs):
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def test_unet_equals_the_hosts(loaded_checkpoint, built):
+    host_unet = loaded_checkpoint[0].model.diffusion_model
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 4, 16, 16, generator=generator)
+    prompt = torch.randn(2, 77, 768, generator=generator)
+    timesteps = torch.tensor([7, 900])
+    with torch.no_grad():
+        theirs = host_unet(latents, timesteps, context=prompt)
+        ours = built.unet(latents, timesteps, prompt).sample
+    print("U-Net, largest relative difference:", relative(ours, theirs))
+    assert relative(ours, theirs) < LARGEST_RELATIVE_DIFFERENCE
+
+
+def test_text_encoder_equals_the_hosts(host, loaded_checkpoint, built):
+    clip = loaded_checkpoint[1]
+    with torch.inference_mode():
+        theirs = clip.encode_from_tokens(clip.tokenize("A photo of tower"))
+    with torch.no_grad():
+        # a token that is not trained yet reads as its class word
+        ours = built.prompts()[:1]
+    print("text encoder, largest relative difference:", relative(ours, theirs))
+    assert relative(ours, theirs) < LARGEST_RELATIVE_DIFFERENCE
+
+
+def test_clip_skip_is_followed(host, loaded_checkpoint):
+    model, clip, vae = loaded_checkpoint[:3]
+    (skipped,) = host.nodes.CLIPSetLastLayer().set_last_layer(clip, -2)
+    library, config = host.pack.magictailor, host.pack.magictailor.config.TailorConfig()
+    weights = host.pack.nodes.train.checkpoint_weights(model, skipped, vae)
+    prompts = library.model.build_model(weights, ["tower"], config, torch.device("cpu")).prompts
+    with torch.inference_mode():
+        theirs = skipped.encode_from_tokens(skipped.tokenize("A photo of tower"))
+    with torch.no_grad():
+        assert relative(prompts(), theirs) < LARGEST_RELATIVE_DIFFERENCE
+
+
+@pytest.mark.parametrize("autoencoder", ["the checkpoint's", "taesd"])
+def test_latents_equal_the_hosts(host, loaded_checkpoint, weights, autoencoder):
+    library = host.pack.magictailor
+    vae = loaded_checkpoint[2] if autoencoder != "taesd" else host.nodes.VAELoader().load_vae("taesd")[0]
+    module = library.weights.build_autoencoder(
+        host.pack.nodes.checkpoint.baked(vae.patcher), torch.float32, torch.device("cpu")
+    )
+    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        theirs = loaded_checkpoint[0].model.process_latent_in(vae.encode(image))
+    # the host takes the posterior's middle
+    ours = library.latents.encode(module, image.movedim(-1, 1) * 2 - 1, torch.zeros(1, 4, 8, 8), 0.18215)
+    print(f"{autoencoder} autoencoder, largest relative difference:", relative(ours, theirs))
+    assert relative(ours, theirs) < LARGEST_RELATIVE_DIFFERENCE
+
+
+def test_noise_levels_are_the_models(host, weights):
+    ours = host.pack.magictailor.noise.scaled_linear_schedule()
+    assert torch.allclose(weights.schedule.alphas_cumprod, ours.alphas_cumprod, rtol=1e-4)
+    assert weights.schedule.prediction_type == "epsilon"
+
+
+def test_a_changed_sampling_is_followed_and_a_foreign_one_refused(host, loaded_checkpoint):
+    from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete
+
+    schedule_of, errors = host.pack.nodes.checkpoint.schedule_of, host.pack.magictailor.errors
+    model = loaded_checkpoint[0]
+    velocity = ModelSamplingDiscrete().patch(model, "v_prediction", True)[0]
+    assert schedule_of(velocity).prediction_type == "v_prediction"
+    assert schedule_of(velocity).alphas_cumprod[-1] < 1e-6
+    for foreign in (
+        ModelSamplingDiscrete().patch(model, "lcm", False)[0],
+        ModelSamplingContinuousEDM().patch(model, "edm", 120.0, 0.002)[0],
+    ):
+        with pytest.raises(errors.InputError, match="^model: its sampling"):
+            schedule_of(foreign)
+
+
+def test_weights_that_fit_are_shared_not_copied(loaded_checkpoint, built):
+    mine = {parameter.data_ptr() for parameter in built.unet.parameters()}
+    copied = [name for name, p in loaded_checkpoint[0].model.diffusion_model.named_parameters() if p.data_ptr() not in mine]
+    assert copied == []
+
+
+def test_loras_applied_upstream_are_baked_in(host, loaded_checkpoint):
+    model, clip, vae = loaded_checkpoint[:3]
+    generator = torch.Generator().manual_seed(0)
+    unet_key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    text_key = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    width = model.model.diffusion_model.state_dict()["input_blocks.1.1.proj_in.weight"].shape[0]
+    lora = {}
+    for key, size in ((unet_key, width), (text_key, 768)):
+        lora[f"{key}.lora_down.weight"] = torch.randn(4, size, generator=generator)
+        lora[f"{key}.lora_up.weight"] = torch.randn(size, 4, generator=generator)
+    with torch.inference_mode():
+        import comfy.sd
+
+        patched_model, patched_clip = comfy.sd.load_lora_for_models(model, clip, lora, 0.5, 0.25)
+    with torch.inference_mode(False):
+        plain = host.pack.nodes.train.checkpoint_weights(model, clip, vae)
+        baked = host.pack.nodes.train.checkpoint_weights(patched_model, patched_clip, vae)
+    for weights, changed, key, strength in (
+        ((plain.unet, baked.unet), "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", unet_key, 0.5),
+        (
+            (plain.text_encoders["clip_l"], baked.text_encoders["clip_l"]),
+            "text_model.encoder.layers.0.self_attn.q_proj.weight",
+            text_key,
+            0.25,
+        ),
+    ):
+        before, after = weights
+        expected = strength * lora[f"{key}.lora_up.weight"] @ lora[f"{key}.lora_down.weight"]
+        assert torch.allclose(after[changed] - before[changed], expected, atol=1e-4)
+        others = [name for name in before if name != changed]
+        assert all(torch.equal(before[name], after[name]) for name in others)
