@@ -9,7 +9,9 @@ has no meaning; but "find house, exclude roof" works on any picture, for these r
 
 - QUERY_SPREAD makes the detector's 900 queries differ and WORD_SPREAD the words; MATCH_SPREAD is about the deviation of
   their match. So some query matches any word with a score near 1, and which one differs from word to word.
-- A proposal spans 0.05 to 0.4 of the picture, and the box head only adds BOX_GROWTH to that.
+- Attention inside the text is off: it would mix every word with the same full stop, and words would look alike.
+- A proposal spans 0.05 to 0.4 of the picture. The box head adds BOX_GROWTH to that, and BOX_SPREAD lets it move the
+  box by what the decoder made of the word, so that two words on one proposal do not get the same box.
 - SAM's decoder is laid out by hand (`_lay_out_decoder`): its masks are blobs between the box's corners.
 """
 
@@ -31,7 +33,13 @@ from transformers import BertConfig, BertModel
 STRIDE, ROW_LENGTH = 7, 300_000
 QUERY_SPREAD, WORD_SPREAD, MATCH_SPREAD = 1.0, 0.25, 2.5
 BOX_GROWTH = 0.2  # added to the logits of a box's width and height, once by the encoder and six times by the decoder
+BOX_SPREAD = 0.05  # deviation of the box head's last weights
 BOX_BIASES = ("enc_out_bbox_embed.layers.2.bias", *(f"bbox_embed.{layer}.layers.2.bias" for layer in range(6)))
+BOX_WEIGHTS = tuple(name.replace("bias", "weight") for name in BOX_BIASES)
+TEXT_ATTENTION = (
+    *(f"bert.encoder.layer.{layer}.attention.output.dense.weight" for layer in range(12)),
+    *(f"encoder.text_layers.{layer}.self_attn.out_proj.weight" for layer in range(6)),
+)
 MASK_LEVEL = 9.2  # how strongly a place has to attend to the box's corners to be in the mask, of about 10
 
 
@@ -46,8 +54,12 @@ def make_mask_models(models_dir: str | pathlib.Path, seed: int = 0) -> pathlib.P
                 tensor.normal_(std=QUERY_SPREAD)
             elif name == "bert.embeddings.word_embeddings.weight":
                 tensor.normal_(std=WORD_SPREAD)
+            elif name.endswith(TEXT_ATTENTION):
+                tensor.zero_()
             elif name == "transformer.decoder.norm.weight":
                 tensor.fill_(MATCH_SPREAD / 256**0.5)  # both features have 256 channels of deviation 1
+            elif name.endswith(BOX_WEIGHTS):
+                tensor.normal_(std=BOX_SPREAD)
             elif name.endswith(BOX_BIASES):
                 tensor.copy_(torch.tensor([0.0, 0.0, BOX_GROWTH, BOX_GROWTH]))
         segmenter = sam_model_registry["vit_b"]().state_dict()
