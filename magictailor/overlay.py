@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-TINT = (1.0, 0.35, 0.1)
+TINT = (0.95, 0.1, 0.85)  # magenta, which few photographs hold
 OPACITY = 0.5
 # Okabe and Ito (2008): colours that most kinds of colour blindness tell apart.
 BOX_COLOURS = ("#56B4E9", "#009E73", "#F0E442", "#0072B2", "#CC79A7")
