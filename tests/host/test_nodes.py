@@ -66,8 +66,8 @@ def tailored_latents(host, nodes, checkpoint, tailoring, prompt, seed=5, **optio
     with torch.inference_mode():
         latents = host.nodes.EmptyLatentImage().generate(SIDE, SIDE, 1)[0]
         return nodes.MagicTailorSampler.execute(
-            checkpoint[0], checkpoint[1], tailoring, latents, prompt, "blurry", seed, denoise=1.0, strength=1.0, **options
-        ).args  # fmt: skip
+            *checkpoint[:2], tailoring, latents, prompt, "blurry", seed, denoise=1.0, strength=1.0, **options
+        ).args
 
 
 def test_training_reports_a_loss_for_every_step_in_the_stock_types(trained):
@@ -236,7 +236,7 @@ def embedding_names(nodes, trained):
         ("cat <v0>" + " and a very long line of words" * 20 + " <v1>", None),
     ],
 )
-def test_tokens_work_like_embeddings_in_every_prompt(loaded_checkpoint, tailored_clip, embedding_names, tailored, stock):
+def test_tokens_work_like_embeddings(loaded_checkpoint, tailored_clip, embedding_names, tailored, stock):
     if stock is None:
         stock = tailored.replace("<v0>", "embedding:{0}").replace("<v1>", "embedding:{1}")
     clip = loaded_checkpoint[1]

@@ -99,7 +99,8 @@ def test_a_changed_sampling_is_followed_and_a_foreign_one_refused(host, loaded_c
 
 def test_weights_that_fit_are_shared_not_copied(loaded_checkpoint, built):
     mine = {parameter.data_ptr() for parameter in built.unet.parameters()}
-    copied = [name for name, p in loaded_checkpoint[0].model.diffusion_model.named_parameters() if p.data_ptr() not in mine]
+    theirs = loaded_checkpoint[0].model.diffusion_model.named_parameters()
+    copied = [name for name, parameter in theirs if parameter.data_ptr() not in mine]
     assert copied == []
 
 

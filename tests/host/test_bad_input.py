@@ -1,0 +1,164 @@
+"""What cannot be used is refused with the node's and the input's name, and nothing is written."""
+
+import pytest
+import torch
+
+IMAGES = torch.rand(2, 64, 80, 3)
+MASKS = torch.zeros(2, 64, 80)
+MASKS[:, 10:40, 10:40] = 1.0
+
+
+@pytest.fixture(scope="module")
+def nodes(host):
+    return host.pack.nodes
+
+
+@pytest.fixture(autouse=True)
+def nothing_written(base_dir):
+    def files():
+        return {p for folder in ("models", "output") for p in (base_dir / folder).rglob("*") if p.is_file()}
+
+    before = files()
+    yield
+    assert files() == before
+
+
+@pytest.fixture(scope="module")
+def reference(nodes):
+    return nodes.MagicTailorReference.execute([IMAGES], [MASKS], ["tower"]).args[0]
+
+
+def train(nodes, model, clip, vae, reference, **settings):
+    settings = {"phase1_train_steps": 1, "phase2_train_steps": 0, "resolution": 64, "lora_rank": 1} | settings
+    with torch.inference_mode():
+        return nodes.MagicTailorTrain.execute(model, clip, vae, reference, {"component0": reference}, **settings).args
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "word", "message"),
+    [
+        (IMAGES, MASKS[:1], "tower", "masks: there are 1 masks for 2 pictures of tower"),
+        (IMAGES, MASKS * 0, "tower", "masks: mask 1 is empty"),
+        (torch.rand(1, 8, 8, 3), torch.ones(1, 8, 8), "tower", "images: picture 1 has 8x8 pixels"),
+        (IMAGES, MASKS, "", "class_word: is empty"),
+        (IMAGES * float("nan"), MASKS, "tower", "images: picture 1 holds NaN"),
+        (IMAGES, torch.zeros(2, 64, 64), "tower", "masks: a mask has 64x64 pixels and its picture 80x64"),
+    ],
+)
+def test_reference(nodes, images, masks, word, message):
+    with torch.inference_mode(), pytest.raises(ValueError, match=f"^MagicTailor Reference, {message}"):
+        nodes.MagicTailorReference.execute([images], [masks], [word])
+
+
+def test_a_class_of_several_words_and_lists_of_different_sizes_work(nodes):
+    with torch.inference_mode():
+        reference, overlay = nodes.MagicTailorReference.execute(
+            [IMAGES, torch.rand(1, 90, 70, 4)], [MASKS, torch.ones(90, 70)], ["old red roof"]
+        ).args
+    assert reference.class_word == "old red roof" and len(reference) == 3
+    assert overlay.shape == (3, 512, 512, 3)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("towers", "folder: 'towers' is not named"),
+        ("../tower_a+roof_a", "folder: '../tower_a.roof_a' is not inside ComfyUI's input folder"),
+        ("a/../../x+y", "folder: 'a/../../x.y' is not inside"),
+        ("/etc/x+y", "folder: '/etc/x.y' is not inside"),
+        ("tower_a+roof_a", "folder: there is no folder 'tower_a.roof_a'"),
+        ("", "folder: '' is not inside"),
+    ],
+)
+def test_load_pair(nodes, folder, message):
+    assert nodes.MagicTailorLoadPair.validate_inputs(folder) is True
+    nodes.MagicTailorLoadPair.fingerprint_inputs(folder, 1)
+    with pytest.raises(ValueError, match=f"^Load MagicTailor Pair, {message}"):
+        nodes.MagicTailorLoadPair.execute(folder, 1)
+
+
+def test_a_component_the_folder_does_not_have(nodes):
+    with pytest.raises(ValueError, match="^Load MagicTailor Pair, component_number: is 2"):
+        nodes.MagicTailorLoadPair.execute("example: house_a+roof_a", 2)
+
+
+def test_a_pair_without_masks_gives_pictures_and_blocks_only_its_references(nodes, base_dir, rendered_pair):
+    import shutil
+
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    folder = base_dir / "input" / "house_b+roof_b"
+    shutil.copytree(rendered_pair, folder, ignore=shutil.ignore_patterns("masks"))
+    with torch.inference_mode():
+        concept, component, images, others, *words = nodes.MagicTailorLoadPair.execute(folder.name, 1).args
+    assert (len(images), len(others), words) == (3, 3, ["house", "roof"])
+    for blocked in (concept, component):
+        assert isinstance(blocked, ExecutionBlocker)
+        assert blocked.message.startswith("Load MagicTailor Pair, folder: there is no mask for ")
+        assert "GroundedSAM" in blocked.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora_rank": 0}, "lora_rank: has to be from 1"),
+        ({"resolution": 100}, "resolution: has to be a multiple of 64"),
+        ({"phase1_train_steps": 0}, "phase1_train_steps: both phases have 0 steps"),
+        ({"phase1_learning_rate": float("nan")}, "phase1_learning_rate: "),
+    ],
+)
+def test_settings(nodes, loaded_checkpoint, reference, settings, message):
+    with pytest.raises(ValueError, match=f"^MagicTailor Train, {message}"):
+        train(nodes, *loaded_checkpoint[:3], reference, **settings)
+
+
+@pytest.fixture(scope="module")
+def inpainting_model(host, loaded_checkpoint):
+    """A checkpoint for inpainting: the stock loader gives a MODEL whose U-Net takes 9 channels."""
+    import comfy.sd
+
+    with torch.inference_mode():
+        state = {f"model.{k}": v for k, v in loaded_checkpoint[0].model.state_dict().items() if "diffusion_model" in k}
+        first = "model.diffusion_model.input_blocks.0.0.weight"
+        state[first] = torch.cat([state[first], state[first], state[first][:, :1]], 1)
+        return comfy.sd.load_diffusion_model_state_dict(
+            {k.removeprefix("model.diffusion_model."): v for k, v in state.items()}
+        )
+
+
+def test_a_model_of_a_family_that_cannot_be_trained(nodes, loaded_checkpoint, reference, inpainting_model):
+    _, clip, vae = loaded_checkpoint[:3]
+    with pytest.raises(ValueError, match="^MagicTailor Train, model: its U-Net takes 9 channels.*Stable Diffusion 1.x"):
+        train(nodes, inpainting_model, clip, vae, reference)
+
+
+def test_something_else_than_an_autoencoder(nodes, host, loaded_checkpoint, reference):
+    import copy
+
+    model, clip, vae = loaded_checkpoint[:3]
+    other = copy.copy(vae)
+    other.patcher = clip.patcher
+    with pytest.raises(ValueError, match="^MagicTailor Train, vae: is not an autoencoder"):
+        train(nodes, model, clip, other, reference)
+
+
+def test_a_diverging_training_says_where_and_keeps_what_it_learned(nodes, base_dir, loaded_checkpoint, host, reference):
+    settings = {"phase1_train_steps": 30, "phase1_learning_rate": 1.0, "lora_rank": 64}
+    vae = host.nodes.VAELoader().load_vae("taesd")[0]
+    kept = base_dir / "output" / "loras" / "magictailor_unfinished"
+    with pytest.raises(RuntimeError, match=r"^MagicTailor Train: training stopped at step \d+.*learning rate") as caught:
+        train(nodes, *loaded_checkpoint[:2], vae, reference, **settings)
+    (path,) = kept.iterdir()
+    assert path.name in str(caught.value)
+    tailoring = host.pack.magictailor.files.load_tailoring(path)
+    assert not tailoring.finished and tailoring.steps_done >= 1
+    path.unlink()
+
+
+def test_errors_reach_the_person_at_the_canvas(server):
+    graph = {
+        "1": {"class_type": "MagicTailorLoadPair", "inputs": {"folder": "towers", "component_number": 1}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 2]}},
+    }
+    with pytest.raises(RuntimeError, match="Load MagicTailor Pair, folder: 'towers' is not named"):
+        server.run(graph)

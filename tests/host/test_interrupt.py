@@ -1,0 +1,108 @@
+"""The host's interrupt stops training within a step, frees it, and leaves a host that works."""
+
+import gc
+import shutil
+import threading
+
+import pytest
+import torch
+
+PAIR = "house_a+roof_a"
+
+
+def training_graph(checkpoint, warm_up, ds_bal):
+    settings = {"phase1_train_steps": warm_up, "phase2_train_steps": ds_bal, "resolution": 64, "lora_rank": 4}
+    return {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
+        "2": {"class_type": "VAELoader", "inputs": {"vae_name": "taesd"}},
+        "3": {"class_type": "MagicTailorLoadPair", "inputs": {"folder": PAIR, "component_number": 1}},
+        "4": {
+            "class_type": "MagicTailorTrain",
+            "inputs": {
+                "model": ["1", 0],
+                "clip": ["1", 1],
+                "vae": ["2", 0],
+                "concept": ["3", 0],
+                "components.component0": ["3", 1],
+                **settings,
+            },
+        },
+        "5": {"class_type": "LossGraphNode", "inputs": {"loss": ["4", 2], "filename_prefix": "loss"}},
+    }
+
+
+@pytest.fixture(scope="module")
+def pair_in_input(base_dir, rendered_pair):
+    shutil.copytree(rendered_pair, base_dir / "input" / PAIR, dirs_exist_ok=True)
+
+
+def defaults(server):
+    """Widget values the frontend would send."""
+    described = server.object_info("MagicTailorTrain")["MagicTailorTrain"]["input"]["required"]
+    return {name: options[1]["default"] for name, options in described.items() if "default" in options[1]}
+
+
+@pytest.mark.parametrize(("phase", "warm_up", "ds_bal", "stop_at"), [("warm-up", 100, 0, 2), ("DS-Bal", 1, 99, 3)])
+def test_interrupt_stops_within_a_step_and_the_next_run_works(
+    server, pair_in_input, checkpoint_name, phase, warm_up, ds_bal, stop_at
+):
+    def graph(*steps):
+        made = training_graph(checkpoint_name, *steps)
+        made["4"]["inputs"] = defaults(server) | made["4"]["inputs"]
+        return made
+
+    seen, reached = [], threading.Event()
+
+    def watch(node, step, total):
+        if node == "MagicTailorTrain" and total:
+            seen.append(step)
+            if step >= stop_at:
+                reached.set()
+
+    def interrupt():
+        reached.wait(600)
+        seen.append("interrupt")
+        server.interrupt()
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(RuntimeError, match="interrupt"):
+        server.run(graph(warm_up, ds_bal), on_progress=watch)
+    after = seen[seen.index("interrupt") + 1 :]
+    assert len(set(after) - set(seen[: seen.index("interrupt")])) <= 1
+    entry = server.run(graph(2, 1))
+    assert entry["status"]["status_str"] == "success"
+
+
+def test_nothing_of_the_training_stays_in_memory_after_an_interrupt(host, loaded_checkpoint, rendered_pair):
+    import comfy.model_management
+    import comfy.utils
+    from diffusers import UNet2DConditionModel
+
+    nodes = host.pack.nodes
+    library = host.pack.magictailor
+
+    def alive():
+        gc.collect()
+        return sum(isinstance(thing, UNet2DConditionModel) for thing in gc.get_objects())
+
+    concept, component = (part.reference() for part in library.pairs.load_pair(rendered_pair))
+    before, at_step_2 = alive(), []
+
+    def hook(value, total, preview, node_id=None, **others):
+        if value == 2:
+            at_step_2.append(alive())
+            comfy.model_management.interrupt_current_processing(True)
+
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        with torch.inference_mode():
+            vae = host.nodes.VAELoader().load_vae("taesd")[0]
+            with pytest.raises(comfy.model_management.InterruptProcessingException):
+                nodes.MagicTailorTrain.execute(
+                    *loaded_checkpoint[:2], vae, concept, {"component0": component},
+                    phase1_train_steps=1, phase2_train_steps=5, resolution=64, lora_rank=4,
+                )  # fmt: skip
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert at_step_2 == [before + 1]
+    assert alive() == before
