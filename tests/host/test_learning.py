@@ -14,6 +14,7 @@ def library(host):
 
 @pytest.fixture
 def training(host, library, loaded_checkpoint, pair_folder):
+    # the paper's 0.01 for attention works over hundreds of steps; here there are twelve
     config = library.config.TailorConfig(
         phase1_train_steps=8,
         phase2_train_steps=4,
@@ -21,7 +22,7 @@ def training(host, library, loaded_checkpoint, pair_folder):
         lora_rank=8,
         phase1_learning_rate=3e-3,
         phase2_learning_rate=1e-3,
-        lambda_attention=0.1,
+        lambda_attention=2.0,
         flip_probability=0.0,
     )
     with torch.inference_mode():
