@@ -12,7 +12,7 @@ def encode(autoencoder: AutoencoderKL | AutoencoderTiny, images: Tensor, noise: 
     """Sample latents of pictures.
 
     Args:
-        autoencoder: a variational one is sampled; TAESD has one answer, already scaled.
+        autoencoder: a variational one is sampled; TAESD has one answer, already scaled for the family it was made for.
         images: (B, 3, R, R) in [-1, 1].
         noise: (B, C, h, w) standard normal.
         scale: the family's latent_scale.
@@ -22,7 +22,7 @@ def encode(autoencoder: AutoencoderKL | AutoencoderTiny, images: Tensor, noise: 
     """
     images = images.to(autoencoder.dtype)
     if isinstance(autoencoder, AutoencoderTiny):
-        return autoencoder.encode(images).latents.float()
+        return autoencoder.encode(images).latents.float() * (scale / autoencoder.config.scaling_factor)
     posterior = autoencoder.encode(images).latent_dist
     return (posterior.mean.float() + posterior.std.float() * noise) * scale
 

@@ -9,15 +9,14 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import CLIPTextModel
 
 from .attention import AttentionCapture, watch_attention
 from .config import TailorConfig
 from .draws import step_generator
 from .errors import InputError
-from .families import Family, family_of
+from .families import Family, family_of, require_encoders
 from .noise import NoiseSchedule
-from .tokens import PromptEncoder, Tokenizer
+from .tokens import PromptEncoder, TextEncoder, Tokenizer
 from .weights import build_autoencoder, build_text_encoder, build_unet
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.2"]
@@ -88,15 +87,9 @@ def build_model(
     Raises:
         InputError: the weights are not those of a supported family; names "model", "clip" or "vae".
     """
-    family = family_of(weights.unet)
+    family = family_of(weights.unet, weights.schedule.prediction_type)
     precision = precision_for(config.mixed_precision, device)
-    for description in family.text_encoders:
-        if description.key not in weights.text_encoders:
-            raise InputError(
-                "clip",
-                f"has {', '.join(weights.text_encoders) or 'no CLIP text encoder'} but {family.title} needs "
-                f"{description.key}; connect MODEL and CLIP of the same checkpoint",
-            )
+    require_encoders(family, set(weights.text_encoders))
     encoders = {
         d.key: build_text_encoder(weights.text_encoders[d.key], d, precision, device) for d in family.text_encoders
     }
@@ -126,7 +119,7 @@ def assemble(
     *,
     family: Family,
     unet: UNet2DConditionModel,
-    encoders: Mapping[str, CLIPTextModel],
+    encoders: Mapping[str, TextEncoder],
     autoencoder: AutoencoderKL | AutoencoderTiny,
     schedule: NoiseSchedule,
     tokenizer: Tokenizer,

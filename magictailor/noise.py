@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+PredictionType = Literal["epsilon", "v_prediction"]
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:
@@ -19,7 +21,7 @@ class NoiseSchedule:
     """
 
     alphas_cumprod: Tensor
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    prediction_type: PredictionType = "epsilon"
 
     @property
     def timesteps(self) -> int:
@@ -46,7 +48,7 @@ class NoiseSchedule:
 
 
 def scaled_linear_schedule(
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
+    prediction_type: PredictionType = "epsilon",
     beta_start: float = 0.00085,
     beta_end: float = 0.012,
     timesteps: int = 1000,

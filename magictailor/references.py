@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -163,17 +163,21 @@ class TrainingPictures:
         images: (B, 3, R, R) in [-1, 1].
         masks: (B, 1, R, R) in [0, 1].
         owners: (B,) int64, index of the reference a picture belongs to: 0 is the concept.
+        sizes: (B, 6) float, what SDXL is told of a picture, see `picture_sizes`.
+        mirrored_sizes: (B, 6) float, the same of the mirrored picture.
     """
 
     images: Tensor
     masks: Tensor
     owners: Tensor
+    sizes: Tensor
+    mirrored_sizes: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device) -> TrainingPictures:
-        return TrainingPictures(self.images.to(device), self.masks.to(device), self.owners.to(device))
+        return TrainingPictures(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def prepare(reference: Reference, resolution: int) -> tuple[Tensor, Tensor]:
@@ -192,9 +196,42 @@ def training_pictures(references: Sequence[Reference], resolution: int) -> Train
     """Put all references (concept first) into one batch."""
     prepared = [prepare(reference, resolution) for reference in references]
     owners = torch.cat([torch.full((len(r),), n, dtype=torch.long) for n, r in enumerate(references)])
+    sizes = [
+        picture_sizes(mask.shape, crop_around(mask), resolution) for reference in references for mask in reference.masks
+    ]
     return TrainingPictures(
-        torch.cat([images for images, _ in prepared]) * 2.0 - 1.0, torch.cat([masks for _, masks in prepared]), owners
+        images=torch.cat([images for images, _ in prepared]) * 2.0 - 1.0,
+        masks=torch.cat([masks for _, masks in prepared]),
+        owners=owners,
+        sizes=torch.tensor([plain for plain, _ in sizes]),
+        mirrored_sizes=torch.tensor([mirrored for _, mirrored in sizes]),
     )
+
+
+def picture_sizes(size: tuple[int, int], crop: Crop, resolution: int) -> tuple[list[float], list[float]]:
+    """What SDXL is told of a picture and of its mirror image (Podell et al. 2023, section 2.2).
+
+    Args:
+        size: (height, width) of the whole picture.
+        crop: the window on it.
+        resolution: R, to which the window is brought.
+
+    Returns:
+        height, width, top, left, R, R; top and left count pixels of the picture after resizing, cut off by the window.
+    """
+    height, width = size
+    scale = resolution / crop.side
+    top, left, right = (
+        float(max(round(scale * margin), 0)) for margin in (crop.top, crop.left, width - crop.left - crop.side)
+    )
+    return tuple(
+        [float(height), float(width), top, side, float(resolution), float(resolution)] for side in (left, right)
+    )
+
+
+def shown_sizes(pictures: TrainingPictures, draws: StepDraws) -> Tensor:
+    """The sizes (B, 6) that go with the pictures `augment` makes."""
+    return torch.where(draws.flip[:, None], pictures.mirrored_sizes, pictures.sizes)
 
 
 def augment(pictures: TrainingPictures, draws: StepDraws) -> tuple[Tensor, Tensor]:

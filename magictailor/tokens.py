@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from .families import Family
 
@@ -17,6 +19,7 @@ PROMPT = "A photo of"
 PROMPT_LENGTH = 77
 
 Tokenizer = Callable[[str], Mapping[str, list[int]]]
+TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
 
 
 def token_name(number: int) -> str:
@@ -64,6 +67,34 @@ class ExtendedEmbedding(nn.Module):
         return torch.where((ids >= size).unsqueeze(-1), new, old)
 
 
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """What text encoders tell a U-Net about B prompts.
+
+    Attributes:
+        hidden: (B, 77, cross_attention_width).
+        pooled: (B, width) for families whose U-Net is shown it, else None.
+    """
+
+    hidden: Tensor
+    pooled: Tensor | None
+
+    def __getitem__(self, chosen: Tensor) -> EncodedPrompts:
+        """The prompts at some indices, or where a mask is True."""
+        return EncodedPrompts(self.hidden[chosen], None if self.pooled is None else self.pooled[chosen])
+
+    def conditions(self, sizes: Tensor) -> dict[str, Any]:
+        """Keyword arguments of a diffusers U-Net.
+
+        Args:
+            sizes: (B, 6) of the pictures, as in `TrainingPictures`; shown along with the pooled prompts only.
+        """
+        if self.pooled is None:
+            return {"encoder_hidden_states": self.hidden}
+        added = {"text_embeds": self.pooled, "time_ids": sizes}
+        return {"encoder_hidden_states": self.hidden, "added_cond_kwargs": added}
+
+
 class PromptEncoder(nn.Module):
     """All text encoders of a family, extended by one token per reference.
 
@@ -72,12 +103,13 @@ class PromptEncoder(nn.Module):
         family: says which layer of each encoder is shown to the U-Net.
         tokenizer: text -> {"input_ids": [start, ..., end]}.
         class_words: one for each reference; a token starts as its word's first sub-token.
-        layer: overrides the family's layer (the user's "clip skip"), counted from the end.
+        layer: overrides the family's layer (the user's "clip skip"), counted from the end, in every encoder that has
+            so many layers, as in ComfyUI.
     """
 
     def __init__(
         self,
-        encoders: Mapping[str, CLIPTextModel],
+        encoders: Mapping[str, TextEncoder],
         family: Family,
         tokenizer: Tokenizer,
         class_words: Sequence[str],
@@ -108,31 +140,37 @@ class PromptEncoder(nn.Module):
 
     def forward(self) -> Tensor:
         """Hidden states of "A photo of <vN>" for every reference, (N, 77, cross_attention_width)."""
-        return torch.cat(
-            [
-                hidden_states(
-                    self.encoders[d.key],
-                    getattr(self, f"ids_{d.key}"),
-                    d.layer if self.layer is None else self.layer,
-                    normalised=d.normalised,
-                )
-                for d in self.family.text_encoders
-            ],
-            dim=-1,
-        )
+        return self.encode().hidden
+
+    def encode(self) -> EncodedPrompts:
+        """All that the U-Net is told by "A photo of <vN>", for every reference."""
+        hidden, pooled = [], None
+        for description in self.family.text_encoders:
+            encoder = self.encoders[description.key]
+            output = encoder(getattr(self, f"ids_{description.key}"), output_hidden_states=True)
+            # the first of the states is the embedding, not a layer
+            exists = self.layer is not None and -self.layer < len(output.hidden_states)
+            layer = self.layer if exists else description.layer
+            hidden.append(_layer(encoder, output.hidden_states, layer, description.normalised))
+            if description.pooled:
+                pooled = output.text_embeds
+        return EncodedPrompts(torch.cat(hidden, dim=-1), pooled)
 
 
-def hidden_states(encoder: CLIPTextModel, ids: Tensor, layer: int, *, normalised: bool) -> Tensor:
+def hidden_states(encoder: TextEncoder, ids: Tensor, layer: int, *, normalised: bool) -> Tensor:
     """One hidden layer of a CLIP text encoder for prompts (B, 77): (B, 77, width).
 
     Args:
         layer: counted from the end, -1 is the last.
         normalised: apply the final layer norm to it.
     """
-    hidden = encoder(ids, output_hidden_states=True).hidden_states[layer]
-    return _body(encoder).final_layer_norm(hidden) if normalised else hidden
+    return _layer(encoder, encoder(ids, output_hidden_states=True).hidden_states, layer, normalised)
 
 
-def _body(encoder: CLIPTextModel) -> nn.Module:
-    # transformers 4 wraps the encoder once more than transformers 5
+def _layer(encoder: TextEncoder, states: Sequence[Tensor], layer: int, normalised: bool) -> Tensor:
+    return _body(encoder).final_layer_norm(states[layer]) if normalised else states[layer]
+
+
+def _body(encoder: TextEncoder) -> nn.Module:
+    # transformers 4 wraps the encoder once more than transformers 5; both wrap the one with a projection
     return getattr(encoder, "text_model", encoder)

@@ -19,8 +19,9 @@ from .degradation import degradation_weight, degrade
 from .draws import StepDraws, draw_step
 from .latents import encode, latent_shape
 from .model import TailorModel
-from .references import Reference, augment, shrink, training_pictures
+from .references import Reference, augment, shown_sizes, shrink, training_pictures
 from .tailoring import Tailoring, tailoring_of
+from .tokens import EncodedPrompts
 
 WARM_UP, DS_BAL = "warm-up", "DS-Bal"
 
@@ -184,11 +185,12 @@ class Training:
         target = model.schedule.target(latents, draws.noise, draws.timesteps)
 
         owners, count = self.pictures.owners, len(self.class_words)
+        sizes = shown_sizes(self.pictures, draws)
         small_masks = shrink(masks, latents.shape[-2:])
         with torch.autocast(model.device.type, model.precision, enabled=model.precision != torch.float32):
-            hidden = model.prompts()[owners]
+            prompts = model.prompts.encode()[owners]
             model.capture.start(model.prompts.columns[owners])
-            prediction = model.unet(noisy, draws.timesteps, hidden).sample
+            prediction = model.unet(noisy, draws.timesteps, **prompts.conditions(sizes)).sample
         maps = model.capture.mean_map()
         attention = attention_loss(maps, shrink(masks, maps.shape[-2:])[:, 0]).mean()
         errors = masked_error(prediction, target, small_masks)
@@ -200,12 +202,19 @@ class Training:
             return _Losses(total, diffusion.detach(), torch.zeros(()), attention.detach(), None)
         loss, index = largest(diffusion)
         worst = int(index)
-        preservation = self._preservation(worst, noisy, draws.timesteps, hidden, prediction, small_masks)
+        preservation = self._preservation(worst, noisy, draws.timesteps, prompts, sizes, prediction, small_masks)
         total = loss + config.lambda_preservation * preservation + config.lambda_attention * attention
         return _Losses(total, diffusion.detach(), preservation.detach(), attention.detach(), worst)
 
     def _preservation(
-        self, worst: int, noisy: Tensor, timesteps: Tensor, hidden: Tensor, prediction: Tensor, masks: Tensor
+        self,
+        worst: int,
+        noisy: Tensor,
+        timesteps: Tensor,
+        prompts: EncodedPrompts,
+        sizes: Tensor,
+        prediction: Tensor,
+        masks: Tensor,
     ) -> Tensor:
         owners, count = self.pictures.owners, len(self.class_words)
         others = owners != worst
@@ -218,7 +227,10 @@ class Training:
             torch.autocast(model.device.type, model.precision, enabled=model.precision != torch.float32),
         ):
             steady = functional_call(
-                model.unet, self.momentum, (noisy[others], timesteps[others], hidden[others].detach())
+                model.unet,
+                self.momentum,
+                (noisy[others], timesteps[others]),
+                prompts[others].conditions(sizes[others]),
             ).sample
         errors = torch.zeros(len(owners), device=model.device)
         errors = errors.masked_scatter(others, masked_error(prediction[others], steady, masks[others]))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from .errors import InputError
 from .families import END_OF_TEXT, Family, TextEncoderDescription
+from .tokens import TextEncoder
 
 LDM_UNET_PREFIX = "model.diffusion_model."
 
@@ -52,33 +54,72 @@ def build_unet(
 
 
 def unet_config(state: Mapping[str, Tensor], family: Family) -> dict[str, Any]:
-    """Arguments of `UNet2DConditionModel` read off the shapes of an LDM state dict."""
-    first = state["input_blocks.0.0.weight"]
-    levels: list[dict[str, Any]] = [{"layers": 0, "depth": 0}]
-    number = 1
-    while any(key.startswith(f"input_blocks.{number}.") for key in state):
-        if f"input_blocks.{number}.0.op.weight" in state:
-            levels.append({"layers": 0, "depth": 0})
-        else:
-            levels[-1]["layers"] += 1
-            levels[-1]["channels"] = state[f"input_blocks.{number}.0.out_layers.3.weight"].shape[0]
-            levels[-1]["depth"] = _transformer_depth(state, f"input_blocks.{number}.1.")
-        number += 1
-    channels = [level["channels"] for level in levels]
-    attends = [level["depth"] > 0 for level in levels]
-    return {
-        "in_channels": first.shape[1],
+    """Arguments of `UNet2DConditionModel` read off the shapes of an LDM state dict.
+
+    Raises:
+        InputError: blocks are missing, as in pruned models.
+    """
+    levels = _unet_levels(state)
+    _require_whole(state, levels)
+    channels = [level.channels for level in levels]
+    attends = [level.depths[0] > 0 for level in levels]
+    config = {
+        "in_channels": state["input_blocks.0.0.weight"].shape[1],
         "out_channels": state["out.2.weight"].shape[0],
         "block_out_channels": tuple(channels),
-        "layers_per_block": levels[0]["layers"],
+        "layers_per_block": len(levels[0].depths),
         "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
         "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
-        "transformer_layers_per_block": tuple(max(level["depth"], 1) for level in levels),
+        "transformer_layers_per_block": tuple(max(level.depths[0], 1) for level in levels),
         "cross_attention_dim": family.cross_attention_width,
         # diffusers' name says dim, but it counts heads
         "attention_head_dim": family.attention_heads or tuple(c // family.head_width for c in channels),
         "use_linear_projection": state["middle_block.1.proj_in.weight"].ndim == 2,
     }
+    if family.vector_width is not None:
+        config |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": family.size_embedding_width,
+            "projection_class_embeddings_input_dim": family.vector_width,
+        }
+    return config
+
+
+@dataclass
+class _Level:
+    """One resolution of a U-Net's way down: its width, and the transformer depth of each of its layers."""
+
+    channels: int
+    depths: list[int]
+
+
+def _unet_levels(state: Mapping[str, Tensor]) -> list[_Level]:
+    levels = [_Level(0, [])]
+    number = 1
+    while any(key.startswith(f"input_blocks.{number}.") for key in state):
+        if f"input_blocks.{number}.0.op.weight" in state:
+            levels.append(_Level(0, []))
+        else:
+            levels[-1].channels = state[f"input_blocks.{number}.0.out_layers.3.weight"].shape[0]
+            levels[-1].depths.append(_transformer_depth(state, f"input_blocks.{number}.1."))
+        number += 1
+    return levels
+
+
+def _require_whole(state: Mapping[str, Tensor], levels: Sequence[_Level]) -> None:
+    """The way up has to mirror the way down, with one layer more on each level."""
+    layers = len(levels[0].depths)
+    regular = layers > 0 and all(level.depths == level.depths[:1] * layers for level in levels)
+    up = [level.depths[0] for level in reversed(levels) for _ in range(layers + 1)] if regular else []
+    found = [_transformer_depth(state, f"output_blocks.{n}.1.") for n in range(len(up))]
+    beyond = any(key.startswith(f"output_blocks.{len(up)}.") for key in state)
+    middle = _transformer_depth(state, "middle_block.1.")
+    if not regular or beyond or found != up or middle != max(levels[-1].depths[0], 1):
+        raise InputError(
+            "model",
+            "its U-Net lacks blocks of its family, as pruned models such as SSD-1B, Vega and KOALA do; "
+            "use a checkpoint of the full size",
+        )
 
 
 def _transformer_depth(state: Mapping[str, Tensor], prefix: str) -> int:
@@ -90,11 +131,11 @@ def _transformer_depth(state: Mapping[str, Tensor], prefix: str) -> int:
 
 def build_text_encoder(
     state: Mapping[str, Tensor], description: TextEncoderDescription, dtype: torch.dtype, device: torch.device
-) -> CLIPTextModel:
-    """A CLIP text encoder, frozen.
+) -> TextEncoder:
+    """A CLIP text encoder, frozen; with its projection if the family shows the U-Net its pooled output.
 
     Args:
-        state: keys with or without the "text_model." prefix; others (projection, logit scale) are not used.
+        state: keys with or without the "text_model." prefix; what the family does not use is left out.
 
     Raises:
         InputError: weights are missing.
@@ -117,13 +158,11 @@ def build_text_encoder(
         eos_token_id=END_OF_TEXT,
     )
     with init_empty_weights():
-        encoder = CLIPTextModel(config)
-    # transformers 4 keeps the encoder under "text_model.", transformers 5 does not
-    prefix = "text_model." if any(key.startswith("text_model.") for key in encoder.state_dict()) else ""
-    wanted = encoder.state_dict().keys()
-    return _filled(
-        encoder, {prefix + k: v for k, v in state.items() if prefix + k in wanted}, "clip", dtype, device
-    ).eval()
+        encoder = (CLIPTextModelWithProjection if description.pooled else CLIPTextModel)(config)
+    # with and without a projection, transformers 4 and 5 differ in where they write "text_model."
+    bare = {key: key.removeprefix("text_model.") for key in encoder.state_dict()}
+    named = {key: state[name] for key, name in bare.items() if name in state}
+    return _filled(encoder, named, "clip", dtype, device).eval()
 
 
 def build_autoencoder(
@@ -132,7 +171,8 @@ def build_autoencoder(
     """The encoding half of an autoencoder, frozen: Stable Diffusion's own, or TAESD.
 
     Args:
-        state: LDM layout ("encoder.down.0...", "quant_conv.weight"), or TAESD's ("taesd_encoder.0...").
+        state: LDM layout ("encoder.down.0...", "quant_conv.weight"), or TAESD's ("taesd_encoder.0...", and "vae_scale":
+            the latent_scale of the family it was made for, 1 if it does not say).
 
     Raises:
         InputError: it is neither.
@@ -143,8 +183,9 @@ def build_autoencoder(
             for key, value in state.items()
             if key.startswith("taesd_encoder.")
         }
+        scale = state.get("vae_scale")
         with init_empty_weights():
-            autoencoder = AutoencoderTiny()
+            autoencoder = AutoencoderTiny(scaling_factor=1.0 if scale is None else scale.item())
         autoencoder.decoder = nn.Identity()
         return _filled(autoencoder, tiny, "vae", dtype, device).eval()
     if "encoder.conv_in.weight" not in state or "quant_conv.weight" not in state:

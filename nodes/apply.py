@@ -5,7 +5,7 @@ from comfy_api.v0_0_2 import io
 
 from ..magictailor.errors import InputError
 from ..magictailor.tailoring import Tailoring as LibraryTailoring
-from .checkpoint import family_of_model
+from .checkpoint import family_of_model, require_clip
 from .errors import artist_errors
 from .tailored_clip import tailored_clip
 from .types import CATEGORY, Tailoring
@@ -65,11 +65,6 @@ def applied(model, clip, tailoring: LibraryTailoring, strength: float):
             "tailoring",
             f"was trained on {tailoring.family.title}, but the model is {family.title}; they have to be the same",
         )
-    missing = [d.key for d in family.text_encoders if getattr(clip.tokenizer, d.key, None) is None]
-    if missing:
-        raise InputError(
-            "clip",
-            f"has no {', '.join(missing)} encoder, which {family.title} needs; connect the CLIP of the same checkpoint",
-        )
+    require_clip(family, clip)
     tailored_model, _ = load_lora_for_models(model, None, dict(tailoring.lora), strength, 0.0)
     return tailored_model, tailored_clip(clip, tailoring)

@@ -1,21 +1,27 @@
 """What training and applying take from the host's MODEL, CLIP and VAE."""
 
 from comfy import lora, model_sampling
-from comfy.model_patcher import ModelPatcher
+from comfy.model_patcher import ModelPatcher, get_key_weight
 from comfy.sd import CLIP, VAE
 from torch import Tensor, float32
 
 from ..magictailor.errors import InputError
-from ..magictailor.families import Family, family_of
+from ..magictailor.families import Family, family_of, require_encoders
 from ..magictailor.model import CheckpointWeights
-from ..magictailor.noise import NoiseSchedule
+from ..magictailor.noise import NoiseSchedule, PredictionType
 
 UNET_PREFIX = "diffusion_model."
 TRANSFORMER = ".transformer."
+QUANTIZATION_RECORDS = (".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_scale", ".pre_quant_scale")
 
 
 def checkpoint_weights(model: ModelPatcher, clip: CLIP, vae: VAE) -> CheckpointWeights:
-    """The weights as the user would sample with them: LoRAs applied upstream are baked in. Changes nothing."""
+    """The weights as the user would sample with them: LoRAs applied upstream are baked in. Changes nothing.
+
+    Raises:
+        InputError: the MODEL is of no supported family, or the CLIP of another one.
+    """
+    require_clip(family_of_model(model), clip)
     encoders: dict[str, dict[str, Tensor]] = {}
     for key, weight in baked(clip.patcher).items():
         name, found, rest = key.partition(TRANSFORMER)
@@ -32,13 +38,34 @@ def checkpoint_weights(model: ModelPatcher, clip: CLIP, vae: VAE) -> CheckpointW
 
 
 def baked(patcher: ModelPatcher, prefix: str | None = None) -> dict[str, Tensor]:
-    """The weights of a host model with its patches applied; unpatched ones are the host's own tensors."""
+    """The weights of a host model with its patches applied, and scaled 8-bit ones unfolded.
+
+    All that needs neither is the host's own tensor.
+    """
     weights = {}
-    for key, ((weight, convert), *patches) in patcher.get_key_patches(prefix).items():
+    for key in patcher.model_state_dict(prefix):
+        if key.endswith(QUANTIZATION_RECORDS):
+            continue
+        weight, convert = _unpatched(patcher, key)
+        patches = patcher.patches.get(key)
         if patches:
-            weight = lora.calculate_weight(patches, convert(weight.to(float32, copy=True), inplace=True), key)
+            weight = weight.to(float32, copy=True)
+        if convert is not None:
+            weight = convert(weight, inplace=bool(patches))
+        if patches:
+            weight = lora.calculate_weight(patches, weight, key)
         weights[key] = weight
     return weights
+
+
+def _unpatched(patcher: ModelPatcher, key: str):
+    weight, _, convert = get_key_weight(patcher.model, key)
+    # while the host has a patched model loaded, the original lies in one of these
+    if key in patcher.backup:
+        weight = patcher.backup[key].weight
+    if key in patcher.hook_backup:
+        weight = patcher.hook_backup[key][0]
+    return weight, convert
 
 
 def schedule_of(model: ModelPatcher) -> NoiseSchedule:
@@ -76,7 +103,26 @@ def family_of_model(model: ModelPatcher) -> Family:
     """The family of a MODEL.
 
     Raises:
-        InputError: it is not a supported one.
+        InputError: it is not a supported one; says what the host takes it for.
     """
-    state = model.model.diffusion_model.state_dict()
-    return family_of(state)
+    try:
+        return family_of(model.model.diffusion_model.state_dict(), prediction_of(model))
+    except InputError as error:
+        name = type(model.model.model_config).__name__
+        raise InputError(error.field, f"{error.message} (ComfyUI loaded this one as {name})") from error
+
+
+def prediction_of(model: ModelPatcher) -> PredictionType:
+    """What the U-Net predicts, whichever way it is sampled: few-step samplings such as LCM keep the noise."""
+    velocity = isinstance(model.get_model_object("model_sampling"), model_sampling.V_PREDICTION)
+    return "v_prediction" if velocity else "epsilon"
+
+
+def require_clip(family: Family, clip: CLIP) -> None:
+    """Refuse a CLIP of another family.
+
+    Raises:
+        InputError: names the encoders found and needed.
+    """
+    encoders = clip.cond_stage_model.named_children()
+    require_encoders(family, {name for name, encoder in encoders if hasattr(encoder, "transformer")})

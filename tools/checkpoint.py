@@ -6,7 +6,10 @@ path* that carries the input to the output: the autoencoder returns a blocky cop
 predicts mostly its own input, which is a fair guess of the noise. The residual branches, text conditioning included,
 stay random and reach the output.
 
-Layouts: CompVis `ldm` (U-Net and autoencoder), transformers (CLIP text encoder).
+The big text encoders of SD 2.x and SDXL keep their full depth, which the host insists on, but their layers share a few
+matrices; a .ckpt file stores shared memory once.
+
+Layouts: CompVis `ldm` (U-Net and autoencoder), transformers (CLIP-L), OpenCLIP (H and bigG).
 """
 
 from __future__ import annotations
@@ -20,12 +23,15 @@ from .random_weights import Weights, averaged, centred, save_weights, signal_pai
 
 RESIDUAL_GAIN = 0.25  # standard deviation of a residual branch beside a signal of about 1
 TEXT_GAIN = 2.5  # cross-attention is stronger than self-attention, so that every word of a prompt shows
-LATENT_SCALE = 0.18215  # stored latents of SD 1.x have a standard deviation of about 1 / 0.18215
 
 
 @dataclasses.dataclass(frozen=True)
 class UNet:
-    """Sizes of an ldm U-Net. `transformer_depth` is per level; 0 means a level without cross-attention."""
+    """Sizes of an ldm U-Net. `transformer_depth` is per level; 0 means a level without cross-attention.
+
+    `vector` is the width of the vector conditioning of SDXL. `velocity` marks a U-Net that predicts it as the host
+    tells it in SD 2.x: by a wide spread of one bias, which needs 4 levels of 2 blocks.
+    """
 
     context: int
     model_channels: int = 320
@@ -34,27 +40,36 @@ class UNet:
     linear_projection: bool = False
     res_blocks: int = 1
     latent_channels: int = 4
+    middle_depth: int = 1
+    vector: int | None = None
+    velocity: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoder:
-    """Sizes of a CLIP text encoder in transformers' layout below `prefix`."""
+    """Sizes of a CLIP text encoder below `prefix`, in transformers' layout or in OpenCLIP's.
+
+    Its matrices are those of the first `distinct_layers` over and over; every layer has norms and biases of its own.
+    """
 
     prefix: str
     width: int
     layers: int
+    openclip: bool = False
+    distinct_layers: int | None = None
     vocabulary: int = 49408
     positions: int = 77
 
 
 @dataclasses.dataclass(frozen=True)
 class Autoencoder:
-    """Sizes of an ldm autoencoder. The host fixes all of them for SD 1.x and 2.x."""
+    """Sizes of an ldm autoencoder, which the host fixes; its latents have a deviation of about 1 / latent_scale."""
 
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
     res_blocks: int = 2
     latent_channels: int = 4
+    latent_scale: float = 0.18215
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +84,47 @@ SD1 = Family(
     text_encoders=(TextEncoder("cond_stage_model.transformer.text_model.", width=768, layers=12),),
     autoencoder=Autoencoder(),
 )
+
+_OPENCLIP_H = TextEncoder("cond_stage_model.model.", width=1024, layers=24, openclip=True, distinct_layers=3)
+
+SD2_BASE = Family(
+    unet=UNet(context=1024, linear_projection=True),
+    text_encoders=(_OPENCLIP_H,),
+    autoencoder=Autoencoder(),
+)
+
+SD2_V = Family(
+    unet=UNet(context=1024, linear_projection=True, res_blocks=2, velocity=True),
+    text_encoders=(_OPENCLIP_H,),
+    autoencoder=Autoencoder(),
+)
+
+SDXL = Family(
+    unet=UNet(
+        context=2048,
+        channel_mult=(1, 1, 1),
+        transformer_depth=(0, 2, 10),
+        middle_depth=10,
+        linear_projection=True,
+        res_blocks=2,
+        vector=2816,
+    ),
+    text_encoders=(
+        TextEncoder("conditioner.embedders.0.transformer.text_model.", width=768, layers=12, distinct_layers=3),
+        TextEncoder("conditioner.embedders.1.model.", width=1280, layers=32, openclip=True, distinct_layers=3),
+    ),
+    autoencoder=Autoencoder(latent_scale=0.13025),
+)
+
+
+def make_checkpoint(family: Family, path: str | pathlib.Path, seed: int = 0) -> pathlib.Path:
+    """Write a .ckpt (fp16) that the stock CheckpointLoaderSimple recognises as `family`."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save(family_state_dict(family, seed), partial)
+    partial.replace(path)
+    return path
 
 
 def make_sd1_checkpoint(path: str | pathlib.Path, seed: int = 0) -> pathlib.Path:
@@ -94,6 +150,9 @@ def _add_unet(weights: Weights, prefix: str, unet: UNet) -> None:
     way_in, way_out = signal_pairs(weights, base, unet.latent_channels)
     weights.layer(prefix + "time_embed.0", (embedding, base))
     weights.layer(prefix + "time_embed.2", (embedding, embedding))
+    if unet.vector:
+        weights.layer(prefix + "label_emb.0.0", (embedding, unet.vector))
+        weights.layer(prefix + "label_emb.0.2", (embedding, embedding))
 
     weights.signal(prefix + "input_blocks.0.0", centred(way_in), noise=0.1)
     channels, skips, block = base, [base], 1
@@ -110,7 +169,7 @@ def _add_unet(weights: Weights, prefix: str, unet: UNet) -> None:
             block += 1
 
     _add_unet_res_block(weights, prefix + "middle_block.0.", channels, channels, embedding)
-    _add_spatial_transformer(weights, prefix + "middle_block.1.", channels, 1, unet)
+    _add_spatial_transformer(weights, prefix + "middle_block.1.", channels, unet.middle_depth, unet)
     _add_unet_res_block(weights, prefix + "middle_block.2.", channels, channels, embedding)
 
     block = 0
@@ -123,6 +182,9 @@ def _add_unet(weights: Weights, prefix: str, unet: UNet) -> None:
             if level and index == unet.res_blocks:
                 weights.layer(f"{name}{2 if depth else 1}.conv", (channels, channels, 3, 3))
             block += 1
+    if unet.velocity:
+        bias = f"{prefix}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+        weights.put(bias, weights.random(base, std=0.2))
     _pass_first_skip(weights, f"{prefix}output_blocks.{block - 1}.0.skip_connection", base)
     weights.norm(prefix + "out.0", base)
     # the last norm divides the signal by the deviation of signal and residuals together
@@ -173,24 +235,64 @@ def _add_spatial_transformer(weights: Weights, prefix: str, width: int, depth: i
 # --- CLIP text encoder
 
 
+# what a layer of transformers' layout is called in OpenCLIP's, whose in_proj holds q, k and v below each other
+_OPENCLIP_NAMES = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "self_attn.out_proj": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+
+
 def _add_text_encoder(weights: Weights, encoder: TextEncoder) -> None:
-    width, prefix, embedding_std = encoder.width, encoder.prefix, 0.02
-    embeddings = prefix + "embeddings."
-    weights.put(embeddings + "token_embedding.weight", weights.random(encoder.vocabulary, width, std=embedding_std))
-    weights.put(embeddings + "position_embedding.weight", weights.random(encoder.positions, width, std=0.005))
-    for index in range(encoder.layers):
-        layer = f"{prefix}encoder.layers.{index}."
-        for projection in ("q_proj", "k_proj", "v_proj"):
-            weights.layer(f"{layer}self_attn.{projection}", (width, width))
-        # branches on the scale of the embeddings, so that words still differ after the last layer
-        weights.layer(layer + "self_attn.out_proj", (width, width), gain=2 * embedding_std)
-        weights.norm(layer + "layer_norm1", width)
-        weights.norm(layer + "layer_norm2", width)
-        weights.layer(layer + "mlp.fc1", (4 * width, width))
-        weights.layer(layer + "mlp.fc2", (width, 4 * width), gain=embedding_std)
-        for branch in ("self_attn.out_proj", "mlp.fc2"):
-            weights.put(f"{layer}{branch}.bias", weights.random(width, std=0.001))
-    weights.norm(prefix + "final_layer_norm", width)
+    width, prefix = encoder.width, encoder.prefix
+    embedding_std, embeddings = 0.02, "" if encoder.openclip else "embeddings."
+    positions = "positional_embedding" if encoder.openclip else "embeddings.position_embedding.weight"
+    table = f"{prefix}{embeddings}token_embedding.weight"
+    weights.put(table, weights.random(encoder.vocabulary, width, std=embedding_std))
+    weights.put(prefix + positions, weights.random(encoder.positions, width, std=0.005))
+    layers = prefix + ("transformer.resblocks." if encoder.openclip else "encoder.layers.")
+    distinct = encoder.distinct_layers or encoder.layers
+    for index in range(distinct):
+        _add_text_layer(weights, f"{layers}{index}.", width, embedding_std)
+        if encoder.openclip:
+            _rename_to_openclip(weights, f"{layers}{index}.")
+    for index in range(distinct, encoder.layers):
+        _repeat_text_layer(weights, f"{layers}{index % distinct}.", f"{layers}{index}.")
+    weights.norm(prefix + ("ln_final" if encoder.openclip else "final_layer_norm"), width)
+    if encoder.openclip:
+        weights.put(prefix + "text_projection", weights.random(width, width, std=width**-0.5))
+
+
+def _add_text_layer(weights: Weights, layer: str, width: int, embedding_std: float) -> None:
+    for projection in ("q_proj", "k_proj", "v_proj"):
+        weights.layer(f"{layer}self_attn.{projection}", (width, width))
+    # branches on the scale of the embeddings, so that words still differ after the last layer
+    weights.layer(layer + "self_attn.out_proj", (width, width), gain=2 * embedding_std)
+    weights.norm(layer + "layer_norm1", width)
+    weights.norm(layer + "layer_norm2", width)
+    weights.layer(layer + "mlp.fc1", (4 * width, width))
+    weights.layer(layer + "mlp.fc2", (width, 4 * width), gain=embedding_std)
+    for branch in ("self_attn.out_proj", "mlp.fc2"):
+        weights.put(f"{layer}{branch}.bias", weights.random(width, std=0.001))
+
+
+def _rename_to_openclip(weights: Weights, layer: str) -> None:
+    tensors = weights.tensors
+    for part in ("weight", "bias"):
+        parts = [tensors.pop(f"{layer}self_attn.{projection}.{part}") for projection in ("q_proj", "k_proj", "v_proj")]
+        tensors[f"{layer}attn.in_proj_{part}"] = torch.cat(parts)
+        for name, openclip in _OPENCLIP_NAMES.items():
+            tensors[f"{layer}{openclip}.{part}"] = tensors.pop(f"{layer}{name}.{part}")
+
+
+def _repeat_text_layer(weights: Weights, source: str, layer: str) -> None:
+    for key in [key for key in weights.tensors if key.startswith(source)]:
+        tensor = weights.tensors[key]
+        if tensor.ndim == 1:
+            tensor = tensor + weights.random(*tensor.shape, std=0.01).half()
+        weights.tensors[layer + key.removeprefix(source)] = tensor
 
 
 # --- autoencoder
@@ -204,10 +306,10 @@ def _add_autoencoder(weights: Weights, prefix: str, vae: Autoencoder) -> None:
 
     # the colours arrive with a deviation of about 1: stretch them to what the U-Net's latent scale expects
     moments = torch.zeros(2 * latents, 2 * latents)
-    moments[:latents, :latents] = torch.eye(latents) / LATENT_SCALE
+    moments[:latents, :latents] = torch.eye(latents) / vae.latent_scale
     log_variance = torch.cat([torch.zeros(latents), torch.full((latents,), -10.0)])
     weights.signal(prefix + "quant_conv", centred(moments, 1), bias=log_variance)
-    weights.signal(prefix + "post_quant_conv", centred(torch.eye(latents) * LATENT_SCALE, 1))
+    weights.signal(prefix + "post_quant_conv", centred(torch.eye(latents) * vae.latent_scale, 1))
 
 
 def _add_encoder(weights: Weights, prefix: str, vae: Autoencoder, widths: list[int]) -> None:

@@ -7,12 +7,13 @@ import os
 import pathlib
 import shutil
 
-from .checkpoint import make_sd1_checkpoint
+from .checkpoint import SD2_BASE, SD2_V, SDXL, make_checkpoint, make_sd1_checkpoint
 from .comfyui import STATE_DIR
 from .mask_models import make_mask_models
 from .taesd import make_taesd
 
 SD1_CHECKPOINT = "sd15_small.safetensors"
+OTHER_FAMILIES = {"sd2": SD2_BASE, "sd2_v": SD2_V, "sdxl": SDXL}
 RECIPES = ("checkpoint.py", "random_weights.py", "taesd.py", "mask_models.py", "models.py")
 
 
@@ -27,6 +28,12 @@ def small_models(cache: str | pathlib.Path = STATE_DIR / "models") -> pathlib.Pa
         make_mask_models(cache)
         stamp.write_text(recipe)
     return cache
+
+
+def family_checkpoint(name: str, cache: str | pathlib.Path = STATE_DIR / "models") -> pathlib.Path:
+    """The small checkpoint of one of `OTHER_FAMILIES`, made in the same models folder when it is first asked for."""
+    path = small_models(cache) / "checkpoints" / f"{name}_small.ckpt"
+    return path if path.is_file() else make_checkpoint(OTHER_FAMILIES[name], path)
 
 
 def share_models(cache: pathlib.Path, models_dir: pathlib.Path) -> None:

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from tools import comfyui
-from tools.models import SD1_CHECKPOINT, share_models, small_models
+from tools.models import SD1_CHECKPOINT, family_checkpoint, share_models, small_models
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +45,32 @@ def host(comfy_root, base_dir):
 def loaded_checkpoint(host, checkpoint_name):
     """MODEL, CLIP and VAE of the small checkpoint in this process; shared, so a test must leave them as they were."""
     return host.nodes.CheckpointLoaderSimple().load_checkpoint(checkpoint_name)
+
+
+@pytest.fixture(scope="session")
+def load_family(host, base_dir, loaded_checkpoint):
+    """Loads MODEL, CLIP and VAE of a family's small checkpoint, which is made when it is first asked for.
+
+    With `text_layers`, the host's own option cuts the big text encoders off after so many layers: they take most of the
+    time on a CPU.
+    """
+
+    def load(name, text_layers=None):
+        if name == "sd1":
+            return loaded_checkpoint[:3]
+        path = family_checkpoint(name)
+        share_models(small_models(), base_dir / "models")
+        if text_layers is None:
+            return host.nodes.CheckpointLoaderSimple().load_checkpoint(path.name)[:3]
+        import comfy.sd
+
+        depth = {f"{key}_model_config": {"num_hidden_layers": text_layers} for key in ("clip_h", "clip_g")}
+        folder = str(base_dir / "models" / "embeddings")
+        return comfy.sd.load_checkpoint_guess_config(str(path), embedding_directory=[folder], te_model_options=depth)[
+            :3
+        ]
+
+    return load
 
 
 @pytest.fixture(scope="session")
