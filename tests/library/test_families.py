@@ -106,9 +106,10 @@ def test_the_unet_of_sdxl_is_read_off_its_shapes():
         ldm_shapes([0, 0, None, 2, 2, None, 4, 4], 0, [4, 4, 10, 2, 1, 1, 0, 0, 0]),
         ldm_shapes([0, None, 2, None, 5], 0, [5, 5, 2, 2, 0, 0]),
         ldm_shapes([0, 0, None, 2, 2, None, 10, 10], 10, [10, 10, 2, 2, 0, 0]),
+        ldm_shapes([0, 0, None, 2, 2, None, 10, 10], 10, [10] * 3 + [2] * 3 + [0] * 4),
         ldm_shapes([0, 0, None, 2, 2, None, 10, 4], 10, [10] * 3 + [2] * 3 + [0] * 3),
     ],
-    ids=["no middle", "no middle, one layer", "short way up", "uneven"],
+    ids=["no middle", "no middle, one layer", "short way up", "long way up", "uneven"],
 )
 def test_pruned_unets_are_refused(shapes):
     with pytest.raises(InputError, match="^model: its U-Net lacks blocks"):
