@@ -39,26 +39,24 @@ def mean_per_reference(losses: Tensor, owners: Tensor, count: int) -> Tensor:
     return (losses[:, None] * belongs).sum(0) / belongs.sum(0)
 
 
-def largest(losses: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 6, sample-wise min-max: the largest of the references' losses and which it is.
+def largest(losses: Tensor) -> Tensor:
+    """Eq. 6, sample-wise min-max: which of the references' losses (N,) is the largest, (); it alone is minimised."""
+    return losses.argmax(dim=0)
 
-    Args:
-        losses: (N,) L_diff of each reference.
 
-    Returns:
-        the loss to minimise, (), and the index of its reference, ().
+def min_max_weights(owners: Tensor, worst: int, count: int) -> Tensor:
+    """Eq. 6 as weights (B,) of per-sample L_diff: their weighted sum is the mean over the samples of `worst`."""
+    samples = torch.bincount(owners, minlength=count)
+    return (owners == worst).float() / samples[worst]
+
+
+def preserving_weights(owners: Tensor, worst: int, count: int) -> Tensor:
+    """Eq. 7, selective preserving, as weights (B,) of per-sample L_pres.
+
+    Their weighted sum is the mean, over every reference but `worst`, of the mean over its samples; 0 without others.
     """
-    return losses.max(dim=0)
-
-
-def preserving(losses: Tensor, worst: int) -> Tensor:
-    """Eq. 7, selective preserving: mean of L_pres over every reference but the one being improved.
-
-    Args:
-        losses: (N,) L_pres of each reference; the entry of `worst` is not read.
-        worst: index of the reference with the largest L_diff.
-    """
-    return torch.cat([losses[:worst], losses[worst + 1 :]]).mean()
+    samples = torch.bincount(owners, minlength=count)
+    return (owners != worst).float() / (samples[owners] * max(count - 1, 1))
 
 
 def update_momentum(momentum: Mapping[str, Tensor], online: Mapping[str, Tensor], beta: float) -> None:

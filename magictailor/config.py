@@ -113,12 +113,17 @@ class TailorConfig:
     )  # fmt: skip
     mixed_precision: Literal["auto", "bf16", "fp16", "no"] = _knob(
         "auto",
-        "Number format on a GPU: auto takes bf16 where the card has it, else fp16. A CPU always uses 32 bits.",
+        "Number format: auto takes bf16 on a GPU that has it, else fp16 there, and 32 bits on a CPU.",
         choices=("auto", "bf16", "fp16", "no"),
         advanced=True,
     )
     gradient_checkpointing: bool = _knob(
         False, "Less memory for about a third more time; the result is the same.", advanced=True
+    )
+    low_memory: bool = _knob(
+        False,
+        "One picture at a time, for small cards: takes longer, the result is the same up to rounding.",
+        advanced=True,
     )
     color_jitter: float = _knob(
         0.1,

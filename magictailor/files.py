@@ -69,6 +69,8 @@ def metadata_of(tailoring: Tailoring, name: str) -> dict[str, str]:
     return {
         RECORD: json.dumps(record),
         "ss_base_model_version": family.base_model_version,
+        # how A1111 tells Stable Diffusion 2.x from 1.x
+        "ss_v2": str(family.base_model_version.startswith("sd_v2")),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.lora_rank),
         "ss_network_alpha": str(float(config.lora_rank)),

@@ -66,8 +66,8 @@ class TailorModel:
 
 
 def precision_for(mixed_precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of a `TailorConfig.mixed_precision` on a device; a CPU always gets float32."""
-    if device.type == "cpu" or mixed_precision == "no":
+    """The dtype of a `TailorConfig.mixed_precision` on a device; a CPU computes in float32 unless told bf16."""
+    if mixed_precision == "no" or (device.type == "cpu" and mixed_precision != "bf16"):
         return torch.float32
     if mixed_precision == "auto":
         return torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16

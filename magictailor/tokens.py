@@ -62,8 +62,8 @@ class ExtendedEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         size = len(self.weight)
-        old = F.embedding(ids.clamp_max(size - 1), self.weight).to(self.rows.dtype)
-        new = F.embedding((ids - size).clamp_min(0), self.rows)
+        old = F.embedding(ids.clamp_max(size - 1), self.weight)
+        new = F.embedding((ids - size).clamp_min(0), self.rows).to(old.dtype)
         return torch.where((ids >= size).unsqueeze(-1), new, old)
 
 
@@ -82,6 +82,18 @@ class EncodedPrompts:
     def __getitem__(self, chosen: Tensor) -> EncodedPrompts:
         """The prompts at some indices, or where a mask is True."""
         return EncodedPrompts(self.hidden[chosen], None if self.pooled is None else self.pooled[chosen])
+
+    def detached(self) -> EncodedPrompts:
+        """The same values as leaves that collect gradients, see `backward`."""
+        return EncodedPrompts(*(None if t is None else t.detach().requires_grad_() for t in self._tensors()))
+
+    def backward(self, leaves: EncodedPrompts) -> None:
+        """Carry what `detached` leaves have collected on into the text encoders."""
+        pairs = [(t, leaf.grad) for t, leaf in zip(self._tensors(), leaves._tensors(), strict=True) if t is not None]
+        torch.autograd.backward(*zip(*pairs, strict=True))
+
+    def _tensors(self) -> tuple[Tensor, Tensor | None]:
+        return self.hidden, self.pooled
 
     def conditions(self, sizes: Tensor) -> dict[str, Any]:
         """Keyword arguments of a diffusers U-Net.
@@ -151,23 +163,20 @@ class PromptEncoder(nn.Module):
             # the first of the states is the embedding, not a layer
             exists = self.layer is not None and -self.layer < len(output.hidden_states)
             layer = self.layer if exists else description.layer
-            hidden.append(_layer(encoder, output.hidden_states, layer, description.normalised))
+            hidden.append(hidden_layer(encoder, output.hidden_states, layer, description.normalised))
             if description.pooled:
                 pooled = output.text_embeds
         return EncodedPrompts(torch.cat(hidden, dim=-1), pooled)
 
 
-def hidden_states(encoder: TextEncoder, ids: Tensor, layer: int, *, normalised: bool) -> Tensor:
-    """One hidden layer of a CLIP text encoder for prompts (B, 77): (B, 77, width).
+def hidden_layer(encoder: TextEncoder, states: Sequence[Tensor], layer: int, normalised: bool) -> Tensor:
+    """One hidden layer of a CLIP text encoder for B prompts, (B, 77, width).
 
     Args:
+        states: transformers' `hidden_states`, from the embedding to the last layer.
         layer: counted from the end, -1 is the last.
         normalised: apply the final layer norm to it.
     """
-    return _layer(encoder, encoder(ids, output_hidden_states=True).hidden_states, layer, normalised)
-
-
-def _layer(encoder: TextEncoder, states: Sequence[Tensor], layer: int, normalised: bool) -> Tensor:
     return _body(encoder).final_layer_norm(states[layer]) if normalised else states[layer]
 
 

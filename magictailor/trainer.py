@@ -10,18 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from .attention import attention_loss
-from .balancing import largest, masked_error, mean_per_reference, preserving, update_momentum
+from .balancing import update_momentum
 from .config import TailorConfig
-from .degradation import degradation_weight, degrade
+from .degradation import degradation_weight
 from .draws import StepDraws, draw_step
-from .latents import encode, latent_shape
+from .latents import latent_shape
 from .model import TailorModel
-from .references import Reference, augment, shown_sizes, shrink, training_pictures
+from .objective import Losses, Objective
+from .references import Reference, training_pictures
 from .tailoring import Tailoring, tailoring_of
-from .tokens import EncodedPrompts
 
 WARM_UP, DS_BAL = "warm-up", "DS-Bal"
 
@@ -81,15 +79,6 @@ class _NotFinite(Exception):
     pass
 
 
-@dataclass(frozen=True)
-class _Losses:
-    total: Tensor
-    diffusion: Tensor
-    preservation: Tensor
-    attention: Tensor
-    worst: int | None
-
-
 class Training:
     """A training under way. (weights, optimizer, draws) fully determine what the next step leaves.
 
@@ -106,6 +95,7 @@ class Training:
         self.pictures = training_pictures(references, self.resolution).to(model.device)
         self.lora = model.lora()
         self.tokens = model.prompts.trained()
+        self.objective = Objective(model, self.pictures, len(references), config)
         self.momentum: dict[str, Tensor] | None = None
         self.steps_done = 0
         self.optimizer = torch.optim.AdamW(
@@ -113,6 +103,7 @@ class Training:
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
             weight_decay=config.adam_weight_decay,
+            fused=model.device.type == "cuda",
         )
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.precision == torch.float16)
 
@@ -153,8 +144,7 @@ class Training:
             self.momentum = {name: parameter.detach().clone() for name, parameter in self.lora.items()}
 
         try:
-            losses = self.losses(step, draws)
-            self._descend(losses.total)
+            losses = self._descend(step, draws)
         except _NotFinite as error:
             self.optimizer.zero_grad(set_to_none=True)
             raise TrainingDiverged(step, str(error), self.result(())) from error
@@ -167,87 +157,48 @@ class Training:
             phase=self.phase_of(step),
             learning_rate=rate,
             degradation_weight=self._degradation(step),
-            loss=losses.total.item(),
-            diffusion=tuple(losses.diffusion.tolist()),
-            preservation=losses.preservation.item(),
-            attention=losses.attention.item(),
-            worst=losses.worst,
+            **losses,
         )
 
-    def losses(self, step: int, draws: StepDraws) -> _Losses:
-        """All losses of a step, with gradients; changes nothing."""
-        model, config = self.model, self.config
-        images, masks = augment(self.pictures, draws)
-        images = degrade(images, masks, draws.pixel_noise, self._degradation(step))
-        latents = encode(model.autoencoder, images, draws.latent_noise, model.family.latent_scale)
-        _require_finite(latents, "the VAE's latents are not finite; try another VAE or mixed_precision no")
-        noisy = model.schedule.add_noise(latents, draws.noise, draws.timesteps)
-        target = model.schedule.target(latents, draws.noise, draws.timesteps)
+    def losses(self, step: int, draws: StepDraws) -> Losses:
+        """All losses of a step, without gradients; changes nothing."""
+        with torch.no_grad():
+            return self._losses(step, draws, lambda loss: None)
 
-        owners, count = self.pictures.owners, len(self.class_words)
-        sizes = shown_sizes(self.pictures, draws)
-        small_masks = shrink(masks, latents.shape[-2:])
-        with torch.autocast(model.device.type, model.precision, enabled=model.precision != torch.float32):
-            prompts = model.prompts.encode()[owners]
-            model.capture.start(model.prompts.columns[owners])
-            prediction = model.unet(noisy, draws.timesteps, **prompts.conditions(sizes)).sample
-        maps = model.capture.mean_map()
-        attention = attention_loss(maps, shrink(masks, maps.shape[-2:])[:, 0]).mean()
-        errors = masked_error(prediction, target, small_masks)
-        diffusion = mean_per_reference(errors, owners, count)
-        _require_finite(diffusion, self._likely_cause(step))
+    def _losses(self, step: int, draws: StepDraws, backward: Callable[[Tensor], None]) -> Losses:
+        momentum = self.momentum if self.phase_of(step) == DS_BAL else None
+        return self.objective.losses(draws, self._degradation(step), momentum, backward)
 
-        if self.phase_of(step) == WARM_UP:
-            total = errors.mean() + config.lambda_attention * attention
-            return _Losses(total, diffusion.detach(), torch.zeros(()), attention.detach(), None)
-        loss, index = largest(diffusion)
-        worst = int(index)
-        preservation = self._preservation(worst, noisy, draws.timesteps, prompts, sizes, prediction, small_masks)
-        total = loss + config.lambda_preservation * preservation + config.lambda_attention * attention
-        return _Losses(total, diffusion.detach(), preservation.detach(), attention.detach(), worst)
-
-    def _preservation(
-        self,
-        worst: int,
-        noisy: Tensor,
-        timesteps: Tensor,
-        prompts: EncodedPrompts,
-        sizes: Tensor,
-        prediction: Tensor,
-        masks: Tensor,
-    ) -> Tensor:
-        owners, count = self.pictures.owners, len(self.class_words)
-        others = owners != worst
-        if not others.any():
-            return prediction.new_zeros(())
-        model = self.model
-        with (
-            torch.no_grad(),
-            model.capture.paused(),
-            torch.autocast(model.device.type, model.precision, enabled=model.precision != torch.float32),
-        ):
-            steady = functional_call(
-                model.unet,
-                self.momentum,
-                (noisy[others], timesteps[others]),
-                prompts[others].conditions(sizes[others]),
-            ).sample
-        errors = torch.zeros(len(owners), device=model.device)
-        errors = errors.masked_scatter(others, masked_error(prediction[others], steady, masks[others]))
-        return preserving(mean_per_reference(errors, owners, count), worst)
-
-    def _descend(self, loss: Tensor) -> None:
+    def _descend(self, step: int, draws: StepDraws) -> dict[str, Any]:
+        """One update; what it was made from, as plain numbers."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        losses = self._losses(step, draws, lambda loss: self.scaler.scale(loss).backward())
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.lora.values(), self.config.max_grad_norm)
-        # with loss scaling an overflow is expected now and then: the scaler skips that update
-        if not self.scaler.is_enabled():
-            _require_finite(norm, self._likely_cause(self.steps_done + 1))
-            for name, rows in self.tokens.items():
-                _require_finite(rows.grad, f"the gradient of the {name} tokens; lower the learning rate")
+        tokens = torch.stack([rows.grad.sum() for rows in self.tokens.values()]).sum()
+        # everything a person may want to see comes from the device at once
+        numbers = torch.stack(
+            [
+                n.to(norm.device)
+                for n in (losses.latents, losses.total, norm, tokens, losses.preservation, losses.attention)
+            ]
+            + list(losses.diffusion)
+        ).tolist()
+        latents, total, norm, tokens, preservation, attention, *diffusion = numbers
+        if not math.isfinite(latents):
+            raise _NotFinite("the VAE's latents are not finite; try another VAE or mixed_precision no")
+        # with loss scaling an overflow of gradients is expected now and then: the scaler skips that update
+        if not math.isfinite(total) or not (self.scaler.is_enabled() or math.isfinite(norm + tokens)):
+            raise _NotFinite(self._likely_cause(step))
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return {
+            "loss": total,
+            "diffusion": tuple(diffusion),
+            "preservation": preservation,
+            "attention": attention,
+            "worst": losses.worst,
+        }
 
     def _degradation(self, step: int) -> float:
         return degradation_weight(step, self.config.total_steps, self.config.alpha, self.config.gamma)
@@ -287,11 +238,6 @@ class Training:
         self.momentum = state["momentum"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-
-
-def _require_finite(value: Tensor, cause: str) -> None:
-    if not math.isfinite(value.detach().float().sum().item()):
-        raise _NotFinite(cause)
 
 
 def train(

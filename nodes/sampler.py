@@ -19,8 +19,8 @@ class MagicTailorSampler(io.ComfyNode):
             node_id="MagicTailorSampler",
             display_name=NAME,
             category=CATEGORY,
-            description="Draws with a tailoring: applies it, encodes the prompts in which <v0>, <v1> ... stand for what "
-            "was learned, and samples. The same as Apply Tailoring, CLIP Text Encode and KSampler.",
+            description="Draws with a tailoring: applies it, encodes the prompts in which <v0>, <v1> ... stand for "
+            "what was learned, and samples. The same as Apply Tailoring, CLIP Text Encode and KSampler.",
             search_aliases=["magictailor sampler", "ksampler", "magictailor generate"],
             inputs=[
                 io.Model.Input("model", tooltip="The checkpoint's MODEL, without the tailoring."),

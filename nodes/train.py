@@ -30,7 +30,9 @@ class MagicTailorTrain(io.ComfyNode):
             "concept), <v1>, <v2> ... (the components). First a warm-up, then DS-Bal; DM-Deg in both.",
             search_aliases=["magictailor", "train lora", "personalization", "dreambooth", "textual inversion"],
             inputs=[
-                io.Model.Input("model", tooltip="A Stable Diffusion 1.x MODEL. LoRAs applied before are baked in."),
+                io.Model.Input(
+                    "model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. LoRAs applied before are baked in."
+                ),
                 io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint."),
                 io.Vae.Input("vae", tooltip="The VAE that pictures are encoded with."),
                 Reference.Input("concept", tooltip="What wears the components; becomes <v0>."),

@@ -104,7 +104,8 @@ def tailor_concept_and_component() -> Canvas:
         (0, 60),
         (400, 400),
         "1. What you need",
-        "**Checkpoint**: any Stable Diffusion 1.x in `models/checkpoints`. Choose it in *Load Checkpoint*.\n\n"
+        "**Checkpoint**: Stable Diffusion 1.x, 2.x or SDXL in `models/checkpoints`. Choose it in *Load Checkpoint*; "
+        "for SDXL set the size of *Empty Latent Image* to 1024.\n\n"
         "**Mask models**: `groundingdino_swint_ogc.pth` in `models/grounding-dino`, a SAM file such as "
         "`sam_vit_h_4b8939.pth` in `models/sams`, `vocab.txt` of bert-base-uncased in `models/bert-base-uncased`.\n\n"
         "**Pictures**: a folder `input/tower_a+roof_a` with about three pictures of the concept, named `0_...`, and "

@@ -133,5 +133,5 @@ def test_loras_applied_upstream_are_baked_in(host, loaded_checkpoint):
         before, after = weights
         expected = strength * lora[f"{key}.lora_up.weight"] @ lora[f"{key}.lora_down.weight"]
         assert torch.allclose(after[changed] - before[changed], expected, atol=1e-4)
-        others = [name for name in before if name != changed]
-        assert all(torch.equal(before[name], after[name]) for name in others)
+        # shared, not equal: what the host leaves uninitialised may hold NaN
+        assert [name for name in before if before[name].data_ptr() != after[name].data_ptr()] == [changed]

@@ -12,6 +12,7 @@ from magictailor.families import SD1
 from magictailor.model import assemble
 from magictailor.noise import scaled_linear_schedule
 from magictailor.references import Reference
+from magictailor.tokens import hidden_layer
 
 START, END, WORDS = 98, 99, 90
 
@@ -56,6 +57,11 @@ def tiny_parts():
             norm_num_groups=8,
         )
     return unet.requires_grad_(False), encoder.requires_grad_(False).eval(), autoencoder.requires_grad_(False).eval()
+
+
+def hidden_states(encoder, ids, layer, *, normalised):
+    states = encoder(ids, output_hidden_states=True).hidden_states
+    return hidden_layer(encoder, states, layer, normalised)
 
 
 def tiny_reference(word, count, seed):

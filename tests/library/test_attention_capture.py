@@ -36,11 +36,11 @@ def test_nothing_is_captured_while_paused(make_model, references, config):
 
 
 def test_the_attention_loss_alone_moves_the_tokens(make_model, references, config):
-    config = dataclasses.replace(config, lambda_attention=1.0)
-    training = Training(make_model(config), references, config)
-    without = Training(make_model(config), references, dataclasses.replace(config, lambda_attention=0.0))
-    draws = training.draw(1)
-    total, other = (t.losses(1, draws).total for t in (training, without))
-    (total - other).backward()
-    with_attention, plain = (t.tokens["clip_l"].grad for t in (training, without))
-    assert (with_attention + plain).abs().max() > 1e-3 * plain.abs().max()
+    gradients = []
+    for weight in (0.0, 1.0):
+        weighted = dataclasses.replace(config, lambda_attention=weight)
+        training = Training(make_model(weighted), references, weighted)
+        training.step()
+        gradients.append(training.tokens["clip_l"].grad)
+    without, with_attention = gradients
+    assert (with_attention - without).abs().max() > 1e-2 * without.abs().max()

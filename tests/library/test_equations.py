@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from magictailor.attention import attention_loss, token_column
-from magictailor.balancing import largest, masked_error, mean_per_reference, preserving, update_momentum
+from magictailor.balancing import (
+    largest,
+    masked_error,
+    mean_per_reference,
+    min_max_weights,
+    preserving_weights,
+    update_momentum,
+)
 from magictailor.degradation import degradation_weight, degrade
 from magictailor.noise import NoiseSchedule, scaled_linear_schedule
 
@@ -48,13 +55,26 @@ def test_losses_are_averaged_per_reference_with_unequal_counts():
 
 
 def test_min_max_eq_6_picks_the_largest():
-    loss, index = largest(torch.tensor([0.2, 0.9, 0.4]))
-    assert (loss.item(), int(index)) == (pytest.approx(0.9), 1)
+    assert int(largest(torch.tensor([0.2, 0.9, 0.4]))) == 1
+
+
+OWNERS, SAMPLES = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0.0, 2.0, 4.0, 5.0, 6.0, 7.0])
+
+
+@pytest.mark.parametrize(("worst", "mean"), [(0, 1.0), (1, 4.0), (2, 6.0)])
+def test_min_max_eq_6_minimises_the_mean_of_the_largest_alone(worst, mean):
+    assert (min_max_weights(OWNERS, worst, 3) * SAMPLES).sum().item() == pytest.approx(mean)
 
 
 @pytest.mark.parametrize(("worst", "mean"), [(0, 5.0), (1, 3.5), (2, 2.5)])
 def test_preserving_eq_7_covers_all_the_others(worst, mean):
-    assert preserving(torch.tensor([1.0, 4.0, 6.0]), worst).item() == mean
+    weights = preserving_weights(OWNERS, worst, 3)
+    assert (weights * SAMPLES).sum().item() == pytest.approx(mean)
+    assert weights[OWNERS == worst].tolist() == [0.0] * int((OWNERS == worst).sum())
+
+
+def test_preserving_holds_nothing_when_there_is_no_other():
+    assert preserving_weights(torch.tensor([0, 0]), 0, 1).tolist() == [0.0, 0.0]
 
 
 def test_momentum_eq_8():

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import END, TINY, tiny_parts, tiny_reference, tokenizer
+from conftest import END, TINY, hidden_states, tiny_parts, tiny_reference, tokenizer
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -14,7 +14,7 @@ from magictailor.families import FAMILIES, SDXL, TextEncoderDescription, family_
 from magictailor.model import assemble
 from magictailor.noise import scaled_linear_schedule
 from magictailor.references import Crop, Reference, picture_sizes, shown_sizes, training_pictures
-from magictailor.tokens import EncodedPrompts, PromptEncoder, hidden_states
+from magictailor.tokens import EncodedPrompts, PromptEncoder
 from magictailor.trainer import Training
 from magictailor.weights import build_text_encoder, unet_config
 

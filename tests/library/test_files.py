@@ -63,6 +63,7 @@ def test_the_file_has_what_other_programs_read(saved, tailoring):
     with safe_open(saved, "pt") as file:
         metadata = file.metadata()
     assert metadata["ss_base_model_version"] == "sd_v1"
+    assert metadata["ss_v2"] == "False"
     assert metadata["ss_network_module"] == "networks.lora"
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("4", "4.0")
     assert metadata["ss_output_name"] == metadata["modelspec.title"] == "tower_roof"

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import END, START, TINY, tiny_parts, tokenizer
+from conftest import END, START, TINY, hidden_states, tiny_parts, tokenizer
 
-from magictailor.tokens import ExtendedEmbedding, PromptEncoder, hidden_states, split_at_tokens, training_prompt
+from magictailor.tokens import ExtendedEmbedding, PromptEncoder, split_at_tokens, training_prompt
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,37 @@ def test_gradient_checkpointing_changes_nothing(make_model, references, config):
     assert states_equal(plain, saving)
 
 
+def test_low_memory_gives_the_same_losses_and_gradients(make_model, references, config):
+    config = dataclasses.replace(
+        config, adam_epsilon=1e-3, phase1_learning_rate=0.05, phase2_learning_rate=0.02, lambda_preservation=20.0
+    )
+    saving = dataclasses.replace(config, low_memory=True)
+    one, other = (Training(make_model(c), references, c) for c in (config, saving))
+    for _ in range(config.total_steps):
+        expected, report = one.step(), other.step()
+        assert report.worst == expected.worst
+        assert report.loss == pytest.approx(expected.loss, rel=1e-4)
+        assert report.diffusion == pytest.approx(expected.diffusion, rel=1e-4)
+        assert report.preservation == pytest.approx(expected.preservation, rel=1e-3, abs=1e-9)
+        for name, parameter in (one.lora | one.tokens).items():
+            found = (other.lora | other.tokens)[name].grad
+            assert (found - parameter.grad).abs().max() <= 1e-4 * parameter.grad.abs().max() + 1e-9, name
+
+
+def test_low_memory_never_holds_more_than_one_picture(make_model, references, config):
+    config = dataclasses.replace(config, low_memory=True, phase1_train_steps=1)
+    training = Training(make_model(config), references, config)
+    batches = []
+    count = lambda module, inputs: batches.append(len(inputs[0]))  # noqa: E731
+    training.model.unet.register_forward_pre_hook(count)
+    training.model.autoencoder.encoder.register_forward_pre_hook(count)
+    training.step()
+    assert batches == [1] * 10
+    batches.clear()
+    report = training.step()
+    assert batches == [1] * (5 + 5 + 5 + len(references[1 - report.worst]))
+
+
 def test_only_lora_and_tokens_move(make_model, references, config):
     model = make_model(config)
     trainable = {id(p) for p in (*model.lora().values(), *model.prompts.trained().values())}
@@ -206,8 +237,7 @@ def test_learning_happens(make_model, references):
     fixed = [training.draw(1000 + n) for n in range(8)]
 
     def measured():
-        with torch.no_grad():
-            losses = [training.losses(1, draws) for draws in fixed]
+        losses = [training.losses(1, draws) for draws in fixed]
         return sum(loss.diffusion.mean() for loss in losses) / 8, sum(loss.attention for loss in losses) / 8
 
     diffusion, attention = measured()

@@ -1,0 +1,265 @@
+"""Seconds and memory of a training step: ours in each mode against the textbook, in one process on the same draws.
+
+    python -m benchmarks.training_step                      the small SD 1.x of the tests, on the CPU
+    python -m benchmarks.training_step --shape sd15         full size, on a GPU if there is one
+    python -m benchmarks.training_step --shape sdxl --modes default low-memory
+
+It first checks, in 32 bits, that both give the same losses and the same gradients of the LoRA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import diffusers
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from magictailor.config import TailorConfig
+from magictailor.model import TailorModel, assemble, precision_for
+from magictailor.noise import scaled_linear_schedule
+from magictailor.references import Reference
+from magictailor.trainer import DS_BAL, WARM_UP, Training
+
+from .shapes import SHAPES, Shape, at_resolution, make_parts, word_tokenizer
+from .textbook import Textbook, textbook_of
+
+MODES = ("textbook", "default", "low-memory")
+LARGEST_DIFFERENCE = 1e-4
+PICTURES = 3
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Seconds of each step by phase, FLOPs of a step by phase, and the peak of memory in bytes above the start."""
+
+    seconds: dict[str, list[float]]
+    flops: dict[str, int]
+    peak: int
+
+    def median(self, phase: str) -> float:
+        return statistics.median(self.seconds[phase])
+
+
+def main() -> None:
+    # casting networks made here is harmless; diffusers warns about it each time
+    diffusers.logging.set_verbosity_error()
+    options = parse_options()
+    device = torch.device(options.device)
+    shape = at_resolution(SHAPES[options.shape], options.resolution)
+    modes = [mode for mode in options.modes if shape.textbook or mode != "textbook"]
+    print(f"{options.shape}, {shape.resolution} pixels, {PICTURES}+{PICTURES} pictures, {name_of(device)}")
+    if shape.textbook and not options.skip_check:
+        print(f"same losses and LoRA gradients in 32 bits: largest relative difference {checked(shape, device):.1e}")
+    rate = matrix_rate(device) if device.type == "cuda" else None
+    results = {}
+    for mode in modes:
+        results[mode] = measured(mode, shape, device, options.steps, options.precision)
+        print_row(mode, results[mode], results.get("textbook"), rate)
+    for mode in modes:
+        per_run = 200 * results[mode].median(WARM_UP) + 300 * results[mode].median(DS_BAL)
+        print(f"{mode}: 200 + 300 steps take {per_run:.0f} s")
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_step", description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--resolution", type=int, help="pixels; the family's own by default")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps of each phase, after one that is not")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "no"), default="auto", help="of all modes")
+    parser.add_argument("--skip-check", action="store_true", help="do not compare losses and gradients first")
+    return parser.parse_args()
+
+
+def config_of(mode: str, shape: Shape, steps: int, **changes) -> TailorConfig:
+    return TailorConfig(
+        phase1_train_steps=steps,
+        phase2_train_steps=steps,
+        resolution=shape.resolution,
+        low_memory=mode == "low-memory",
+        **changes,
+    )
+
+
+def references(shape: Shape) -> list[Reference]:
+    generator = torch.Generator().manual_seed(0)
+    side = shape.resolution
+    mask = torch.zeros(side, side)
+    mask[side // 4 : side // 2, side // 4 : 3 * side // 4] = 1.0
+    pictures = [torch.rand(3, side, side, generator=generator) for _ in range(2 * PICTURES)]
+    return [
+        Reference(word, tuple(pictures[n * PICTURES : (n + 1) * PICTURES]), (mask,) * PICTURES)
+        for n, word in enumerate(("tower", "roof"))
+    ]
+
+
+def make_training(shape: Shape, config: TailorConfig, device: torch.device) -> Training:
+    parts = make_parts(shape, precision_for(config.mixed_precision, device), device)
+    return Training(make_model(shape, config, parts), references(shape), config)
+
+
+def make_model(shape: Shape, config: TailorConfig, parts) -> TailorModel:
+    return assemble(
+        family=shape.described,
+        unet=parts.unet,
+        encoders=parts.encoders,
+        autoencoder=parts.autoencoder,
+        schedule=scaled_linear_schedule(),
+        tokenizer=word_tokenizer,
+        class_words=["tower", "roof"],
+        config=config,
+    )
+
+
+def make_textbook(shape: Shape, config: TailorConfig, device: torch.device) -> Textbook:
+    # the textbook keeps its base weights in 32 bits and leaves the rest to autocast
+    training = make_training(shape, config, device)
+    parts = make_parts(shape, torch.float32, device)
+    encoder = parts.encoders[shape.described.text_encoders[0].key]
+    return textbook_of(training, (parts.unet, encoder, parts.autoencoder))
+
+
+def checked(shape: Shape, device: torch.device) -> float:
+    """Largest relative difference of losses and LoRA gradients over two steps of each phase, in 32 bits.
+
+    Raises:
+        SystemExit: it is larger than LARGEST_DIFFERENCE.
+    """
+    # Adam's usual epsilon turns rounding into whole steps where a gradient is nearly 0
+    config = config_of("default", shape, 2, mixed_precision="no", adam_epsilon=1e-3)
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    training = make_training(shape, config, device)
+    textbook = make_textbook(shape, config, device)
+    largest = 0.0
+    for step in range(1, config.total_steps + 1):
+        draws = training.draw(step)
+        report, expected = training.step(draws), textbook.step(draws)
+        largest = max(largest, abs(report.loss / expected["loss"].item() - 1.0))
+        for name, parameter in training.lora.items():
+            other = textbook.lora[name].grad
+            # the factor that is 0 at first gives the other no gradient at all
+            if other.abs().max() > 0:
+                largest = max(largest, ((parameter.grad - other).abs().max() / other.abs().max()).item())
+    torch.backends.cudnn.allow_tf32 = tf32
+    if largest > LARGEST_DIFFERENCE:
+        raise SystemExit(f"ours and the textbook disagree: largest relative difference {largest:.1e}")
+    return largest
+
+
+def measured(mode: str, shape: Shape, device: torch.device, steps: int, precision: str) -> Measurement:
+    release(device)
+    start = memory(device)
+    config = config_of(mode, shape, steps + 1, mixed_precision=precision)
+    if mode == "textbook":
+        textbook = make_textbook(shape, config, device)
+        drawing = make_training(shape, config, torch.device("cpu")) if device.type == "cpu" else None
+        training_draw = (drawing or make_training(shape, config, device)).draw
+        del drawing
+        run: Callable = textbook.step
+    else:
+        training = make_training(shape, config, device)
+        training_draw, run = training.draw, training.step
+    release(device)
+    reset_peak(device)
+    seconds: dict[str, list[float]] = {WARM_UP: [], DS_BAL: []}
+    flops: dict[str, int] = {}
+    for step in range(1, config.total_steps + 1):
+        phase = WARM_UP if step <= config.phase1_train_steps else DS_BAL
+        draws = training_draw(step)
+        synchronise(device)
+        began = time.perf_counter()
+        if phase not in flops:
+            with FlopCounterMode(display=False) as counter:
+                run(draws)
+            flops[phase] = counter.get_total_flops()
+            continue
+        run(draws)
+        synchronise(device)
+        seconds[phase].append(time.perf_counter() - began)
+    return Measurement(seconds, flops, peak_memory(device) - start)
+
+
+def print_row(mode: str, result: Measurement, textbook: Measurement | None, rate: float | None) -> None:
+    for phase, seconds in result.seconds.items():
+        median = statistics.median(seconds)
+        line = (
+            f"{mode:10} {phase:8} {median:8.3f} s/step ({min(seconds):.3f} to {max(seconds):.3f})  "
+            f"{result.flops[phase] / 1e12:7.2f} TFLOP  peak {result.peak / 2**30:6.2f} GiB"
+        )
+        if textbook is not None:
+            line += (
+                f"  {textbook.median(phase) / median:5.2f}x as fast, {result.peak / textbook.peak:4.0%} of the memory"
+            )
+        if rate is not None:
+            line += f"  {result.flops[phase] / median / rate:4.0%} of the chip's matrix rate"
+        print(line, flush=True)
+
+
+def name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU with {torch.get_num_threads()} threads"
+
+
+def matrix_rate(device: torch.device, size: int = 8192, repeats: int = 10) -> float:
+    """FLOP per second of a large bf16 matrix product."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    synchronise(device)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        a @ b
+    synchronise(device)
+    return repeats * 2 * size**3 / (time.perf_counter() - began)
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def release(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    else:
+        # the C library keeps freed memory, which would hide what the next mode needs
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def memory(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _status("VmRSS")
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        # Linux: 5 sets the process's peak of resident memory back to what it holds now (man 5 proc)
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"this system does not tell {field}")
+
+
+if __name__ == "__main__":
+    main()
