@@ -13,7 +13,8 @@ import nox
 ROOT = pathlib.Path(__file__).resolve().parent
 STATE = ROOT / ".host"
 VENV = STATE / "venv"
-PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+PROGRAMS = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = str(PROGRAMS / ("python.exe" if os.name == "nt" else "python"))
 # torchaudio, which the host asks for, exists for no newer torch than this
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 
@@ -33,7 +34,8 @@ def tests(session: nox.Session) -> None:
     """Check the style and run all tests; arguments go to pytest."""
     set_up(session)
     session.run(PYTHON, "-m", "ruff", "check", ".")
-    session.run(PYTHON, "-m", "pytest", *(session.posargs or ["tests"]))
+    # not `python -m pytest`, which puts the pack's root on sys.path
+    session.run(str(PROGRAMS / "pytest"), *(session.posargs or ["tests"]))
 
 
 def set_up(session: nox.Session) -> None:

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import END, TINY, hidden_states, tiny_parts, tiny_reference, tokenizer
 from diffusers import UNet2DConditionModel
+from tiny import END, TINY, hidden_states, tiny_parts, tiny_reference, tokenizer
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from magictailor.draws import draw_step

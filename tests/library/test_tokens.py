@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import END, START, TINY, hidden_states, tiny_parts, tokenizer
+from tiny import END, START, TINY, hidden_states, tiny_parts, tokenizer
 
 from magictailor.tokens import ExtendedEmbedding, PromptEncoder, split_at_tokens, training_prompt
 
