@@ -101,7 +101,7 @@ def load_tailoring(path: Path) -> Tailoring:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
     except FileNotFoundError as error:
         raise _refused(path, "does not exist") from error
     except (SafetensorError, OSError, ValueError) as error:

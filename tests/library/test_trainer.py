@@ -147,7 +147,10 @@ def test_low_memory_never_holds_more_than_one_picture(make_model, references, co
     config = dataclasses.replace(config, low_memory=True, phase1_train_steps=1)
     training = Training(make_model(config), references, config)
     batches = []
-    count = lambda module, inputs: batches.append(len(inputs[0]))  # noqa: E731
+
+    def count(module, inputs):
+        batches.append(len(inputs[0]))
+
     training.model.unet.register_forward_pre_hook(count)
     training.model.autoencoder.encoder.register_forward_pre_hook(count)
     training.step()
