@@ -95,7 +95,7 @@ class Objective:
         model, config = self.model, self.config
         batch, latents = self._batch(draws, degradation)
         with self._autocast():
-            prompts = model.prompts.encode()
+            prompts = model.prompts()
         leaves = prompts.detached()
         count, owners = self.count, batch.owners
         chunks = torch.arange(len(owners), device=model.device).split(1 if config.low_memory else len(owners))

@@ -150,11 +150,7 @@ class PromptEncoder(nn.Module):
         """The trained rows by embedding key."""
         return {description.key: self.rows(description.key) for description in self.family.text_encoders}
 
-    def forward(self) -> Tensor:
-        """Hidden states of "A photo of <vN>" for every reference, (N, 77, cross_attention_width)."""
-        return self.encode().hidden
-
-    def encode(self) -> EncodedPrompts:
+    def forward(self) -> EncodedPrompts:
         """All that the U-Net is told by "A photo of <vN>", for every reference."""
         hidden, pooled = [], None
         for description in self.family.text_encoders:

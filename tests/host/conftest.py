@@ -3,6 +3,7 @@
 import types
 
 import pytest
+import torch
 
 from tools import comfyui
 from tools.models import SD1_CHECKPOINT, family_checkpoint, share_models, small_models
@@ -45,6 +46,25 @@ def host(comfy_root, base_dir):
 def loaded_checkpoint(host, checkpoint_name):
     """MODEL, CLIP and VAE of the small checkpoint in this process; shared, so a test must leave them as they were."""
     return host.nodes.CheckpointLoaderSimple().load_checkpoint(checkpoint_name)
+
+
+@pytest.fixture(scope="session")
+def nodes(host):
+    """This pack's nodes, in this process."""
+    return host.pack.nodes
+
+
+@pytest.fixture(scope="session")
+def library(host):
+    """This pack's library, in this process."""
+    return host.pack.magictailor
+
+
+@pytest.fixture(scope="session")
+def taesd(host):
+    """A small autoencoder from another loader: the checkpoint's own is slow on a CPU."""
+    with torch.inference_mode():
+        return host.nodes.VAELoader().load_vae("taesd")[0]
 
 
 @pytest.fixture(scope="session")

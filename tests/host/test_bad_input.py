@@ -8,11 +8,6 @@ MASKS = torch.zeros(2, 64, 80)
 MASKS[:, 10:40, 10:40] = 1.0
 
 
-@pytest.fixture(scope="module")
-def nodes(host):
-    return host.pack.nodes
-
-
 @pytest.fixture(autouse=True)
 def nothing_written(base_dir):
     def files():
@@ -142,15 +137,16 @@ def test_something_else_than_an_autoencoder(nodes, host, loaded_checkpoint, refe
         train(nodes, model, clip, other, reference)
 
 
-def test_a_diverging_training_says_where_and_keeps_what_it_learned(nodes, base_dir, loaded_checkpoint, host, reference):
+def test_a_diverging_training_says_where_and_keeps_what_it_learned(
+    nodes, library, base_dir, loaded_checkpoint, taesd, reference
+):
     settings = {"phase1_train_steps": 30, "phase1_learning_rate": 1.0, "lora_rank": 64}
-    vae = host.nodes.VAELoader().load_vae("taesd")[0]
     kept = base_dir / "output" / "loras" / "magictailor_unfinished"
     with pytest.raises(RuntimeError, match=r"^MagicTailor Train: .* stopped at step \d+.*learning rate") as caught:
-        train(nodes, *loaded_checkpoint[:2], vae, reference, **settings)
+        train(nodes, *loaded_checkpoint[:2], taesd, reference, **settings)
     (path,) = kept.iterdir()
     assert path.name in str(caught.value)
-    tailoring = host.pack.magictailor.files.load_tailoring(path)
+    tailoring = library.files.load_tailoring(path)
     assert not tailoring.finished and tailoring.steps_done >= 1
     path.unlink()
 

@@ -28,23 +28,6 @@ def checkpoint(name, load_family):
 
 
 @pytest.fixture(scope="module")
-def library(host):
-    return host.pack.magictailor
-
-
-@pytest.fixture(scope="module")
-def nodes(host):
-    return host.pack.nodes
-
-
-@pytest.fixture(scope="module")
-def taesd(host):
-    """A small autoencoder from another loader: the checkpoint's own is slow on a CPU."""
-    with torch.inference_mode():
-        return host.nodes.VAELoader().load_vae("taesd")[0]
-
-
-@pytest.fixture(scope="module")
 def references(library, rendered_pair):
     """A concept with two components, one picture each."""
     concept, component = library.pairs.load_pair(rendered_pair)
@@ -112,7 +95,7 @@ def test_what_the_stock_loader_gives_is_recognised_and_computes_the_same(name, l
         hidden, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
     with torch.no_grad():
         # a token that is not trained yet reads as its class word
-        prompts = built.prompts.encode()
+        prompts = built.prompts()
     widths = list(ROW_WIDTHS[name].values())
     for key, ours, theirs in zip(
         ROW_WIDTHS[name], prompts.hidden.split(widths, -1), hidden.split(widths, -1), strict=True
@@ -154,7 +137,7 @@ def test_clip_skip_is_followed_in_every_text_encoder(host, name, checkpoint, lib
         with torch.inference_mode():
             outputs.append(skipped.encode_from_tokens(skipped.tokenize("A photo of tower")))
         with torch.no_grad():
-            assert close(f"{name}, layer {layer}", prompts(), outputs[-1])
+            assert close(f"{name}, layer {layer}", prompts().hidden, outputs[-1])
     assert relative(*outputs) > 1e-3
 
 
@@ -309,19 +292,21 @@ def test_the_prediction_type_is_the_loaded_models(host, name, checkpoint, nodes,
             nodes.MagicTailorApply.execute(changed, clip, tailoring, 1.0)
 
 
-def test_parts_of_another_family_are_refused(name, checkpoint, loaded_checkpoint, nodes, tailoring, taesd, references):
-    if name == "sd1":
-        pytest.skip("each of the other families is mixed with this one")
-    (model, clip), (sd1_model, sd1_clip) = checkpoint[:2], loaded_checkpoint[:2]
-    with pytest.raises(ValueError, match=r"^Apply Tailoring, tailoring: was trained on .* is Stable Diffusion 1.x"):
-        nodes.MagicTailorApply.execute(sd1_model, sd1_clip, tailoring, 1.0)
-    keys = " and ".join(sorted(ROW_WIDTHS[name]))
-    with pytest.raises(ValueError, match=rf"^Apply Tailoring, clip: has clip_l, but .* needs {keys}; connect"):
-        nodes.MagicTailorApply.execute(model, sd1_clip, tailoring, 1.0)
-    with pytest.raises(ValueError, match=rf"^MagicTailor Train, clip: has clip_l, but .* needs {keys}; connect"):
-        train(nodes, model, sd1_clip, taesd, references)
-    with pytest.raises(ValueError, match=rf"^MagicTailor Train, clip: has {keys}, but .* needs clip_l; connect"):
-        train(nodes, sd1_model, clip, taesd, references)
+def test_parts_of_another_family_are_refused(
+    name, checkpoint, load_family, library, nodes, tailoring, taesd, references
+):
+    other = "sd2" if name == "sd1" else "sd1"
+    (model, clip), (other_model, other_clip) = checkpoint[:2], load_family(other, TEXT_LAYERS)[:2]
+    title = library.families.FAMILIES[other].title.partition(" (")[0]
+    with pytest.raises(ValueError, match=rf"^Apply Tailoring, tailoring: was trained on .* is {title}"):
+        nodes.MagicTailorApply.execute(other_model, other_clip, tailoring, 1.0)
+    keys, other_keys = (" and ".join(sorted(ROW_WIDTHS[family])) for family in (name, other))
+    with pytest.raises(ValueError, match=rf"^Apply Tailoring, clip: has {other_keys}, but .* needs {keys}; connect"):
+        nodes.MagicTailorApply.execute(model, other_clip, tailoring, 1.0)
+    with pytest.raises(ValueError, match=rf"^MagicTailor Train, clip: has {other_keys}, but .* needs {keys}; connect"):
+        train(nodes, model, other_clip, taesd, references)
+    with pytest.raises(ValueError, match=rf"^MagicTailor Train, clip: has {keys}, but .* needs {other_keys}; connect"):
+        train(nodes, other_model, clip, taesd, references)
 
 
 # --- how weights are stored, on the smallest family

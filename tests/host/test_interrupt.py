@@ -73,13 +73,10 @@ def test_interrupt_stops_within_a_step_and_the_next_run_works(
     assert entry["status"]["status_str"] == "success"
 
 
-def test_nothing_of_the_training_stays_in_memory_after_an_interrupt(host, loaded_checkpoint, rendered_pair):
+def test_nothing_of_the_training_stays_in_memory(nodes, library, loaded_checkpoint, taesd, rendered_pair):
     import comfy.model_management
     import comfy.utils
     from diffusers import UNet2DConditionModel
-
-    nodes = host.pack.nodes
-    library = host.pack.magictailor
 
     def alive():
         gc.collect()
@@ -96,10 +93,9 @@ def test_nothing_of_the_training_stays_in_memory_after_an_interrupt(host, loaded
     comfy.utils.set_progress_bar_global_hook(hook)
     try:
         with torch.inference_mode():
-            vae = host.nodes.VAELoader().load_vae("taesd")[0]
             with pytest.raises(comfy.model_management.InterruptProcessingException):
                 nodes.MagicTailorTrain.execute(
-                    *loaded_checkpoint[:2], vae, concept, {"component0": component},
+                    *loaded_checkpoint[:2], taesd, concept, {"component0": component},
                     phase1_train_steps=1, phase2_train_steps=5, resolution=64, lora_rank=4,
                 )  # fmt: skip
     finally:

@@ -7,13 +7,8 @@ RESOLUTION = 128
 DRAWS = 2
 
 
-@pytest.fixture(scope="module")
-def library(host):
-    return host.pack.magictailor
-
-
 @pytest.fixture
-def training(host, library, loaded_checkpoint, pair_folder):
+def training(nodes, library, loaded_checkpoint, taesd, pair_folder):
     # the paper's 0.01 for attention works over hundreds of steps; here there are twelve
     config = library.config.TailorConfig(
         phase1_train_steps=8,
@@ -25,14 +20,12 @@ def training(host, library, loaded_checkpoint, pair_folder):
         lambda_attention=2.0,
         flip_probability=0.0,
     )
-    with torch.inference_mode():
-        vae = host.nodes.VAELoader().load_vae("taesd")[0]
     # one picture of each is enough to see it, and a CPU can carry it
     references = [
         library.references.Reference(part.class_word, part.images[:1], part.masks[:1])
         for part in library.pairs.load_pair(pair_folder)
     ]
-    weights = host.pack.nodes.train.checkpoint_weights(*loaded_checkpoint[:2], vae)
+    weights = nodes.train.checkpoint_weights(*loaded_checkpoint[:2], taesd)
     words = [reference.class_word for reference in references]
     model = library.model.build_model(weights, words, config, torch.device("cpu"))
     return library.trainer.Training(model, references, config)

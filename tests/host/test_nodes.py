@@ -10,18 +10,6 @@ SIDE = 64
 
 
 @pytest.fixture(scope="module")
-def nodes(host):
-    return host.pack.nodes
-
-
-@pytest.fixture(scope="module")
-def taesd(host):
-    """A small autoencoder: the checkpoint's own is slow on a CPU."""
-    with torch.inference_mode():
-        return host.nodes.VAELoader().load_vae("taesd")[0]
-
-
-@pytest.fixture(scope="module")
 def pair(nodes, base_dir, rendered_pair):
     import shutil
 

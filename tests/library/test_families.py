@@ -186,7 +186,7 @@ def test_a_token_has_a_row_in_every_encoder_and_both_are_trained(two_encoders):
     encoders, family = two_encoders
     prompts = PromptEncoder(encoders, family, tokenizer, ["tower", "roof"])
     assert {key: tuple(rows.shape) for key, rows in prompts.trained().items()} == {"clip_l": (2, 64), "clip_g": (2, 32)}
-    encoded = prompts.encode()
+    encoded = prompts()
     assert encoded.hidden.shape == (2, 77, 96) and encoded.pooled.shape == (2, 32)
     encoded.pooled.sum().backward()
     assert prompts.rows("clip_g").grad.any() and prompts.rows("clip_l").grad is None
@@ -199,17 +199,17 @@ def test_the_pooled_prompt_is_the_projected_end_token(two_encoders):
     ids = prompts.ids_clip_g
     end = ids[0].tolist().index(END)
     last = hidden_states(encoder, ids, -1, normalised=True)[0, end]
-    assert torch.allclose(prompts.encode().pooled[0], encoder.text_projection(last), atol=1e-6)
+    assert torch.allclose(prompts().pooled[0], encoder.text_projection(last), atol=1e-6)
     assert ids[0, end + 1 :].unique().tolist() == [0] and prompts.ids_clip_l[0, end + 1 :].unique().tolist() == [END]
 
 
 def test_clip_skip_holds_where_an_encoder_has_the_layer(two_encoders):
     encoders, family = two_encoders
     plain = PromptEncoder(dict(encoders), family, tokenizer, ["tower"])
-    hidden = plain()
+    hidden = plain().hidden
     plain.layer = -3
     # the first encoder has two layers only and stays at its family's
-    first, second = plain().split([64, 32], -1)
+    first, second = plain().hidden.split([64, 32], -1)
     assert torch.equal(first, hidden[..., :64]) and not torch.allclose(second, hidden[..., 64:])
     assert torch.equal(second, hidden_states(encoders["clip_g"], plain.ids_clip_g, -3, normalised=False))
 

@@ -55,7 +55,7 @@ def test_a_fresh_token_reads_like_its_class_word():
     ids, _ = training_prompt(tokenizer, tokenizer("tower")["input_ids"][1], END)
     expected = hidden_states(encoder, torch.tensor([ids]), -1, normalised=True)
     prompts = PromptEncoder({"clip_l": encoder}, TINY, tokenizer, ["tower"])
-    assert torch.equal(prompts(), expected)
+    assert torch.equal(prompts().hidden, expected)
 
 
 def test_the_users_layer_replaces_the_familys():
@@ -63,8 +63,8 @@ def test_the_users_layer_replaces_the_familys():
     ids, _ = training_prompt(tokenizer, tokenizer("tower")["input_ids"][1], END)
     second_last = hidden_states(encoder, torch.tensor([ids]), -2, normalised=True)
     prompts = PromptEncoder({"clip_l": encoder}, TINY, tokenizer, ["tower"], layer=-2)
-    assert torch.equal(prompts(), second_last)
+    assert torch.equal(prompts().hidden, second_last)
     raw = dataclasses.replace(
         TINY, text_encoders=(dataclasses.replace(TINY.text_encoders[0], layer=-2, normalised=False),)
     )
-    assert not torch.allclose(PromptEncoder({"clip_l": encoder}, raw, tokenizer, ["tower"])(), second_last)
+    assert not torch.allclose(PromptEncoder({"clip_l": encoder}, raw, tokenizer, ["tower"])().hidden, second_last)
