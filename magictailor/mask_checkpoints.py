@@ -39,9 +39,14 @@ def read_weights(path: str | Path, field: str) -> dict[str, torch.Tensor]:
             content = safetensors.torch.load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            field,
+            f"{path.name} cannot be read as model weights: it is damaged, or it holds program objects beside tensors, "
+            "which are never loaded. Download it again, as .safetensors if there is one.",
+        ) from error
     except (
         SafetensorError,
-        pickle.UnpicklingError,
         zipfile.BadZipFile,
         RuntimeError,
         EOFError,

@@ -1,0 +1,318 @@
+"""`python -m magictailor` without ComfyUI, on a diffusers folder of a few thousand weights beside CLIP's table."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from magictailor.__main__ import main
+from magictailor.arguments import config_of, parser
+from magictailor.config import TailorConfig, defaults, knobs
+from magictailor.detections import no_detections
+from magictailor.files import load_tailoring
+from magictailor.grounded_sam import ImageMask
+
+ROOT = pathlib.Path(__file__).parents[2]
+RELEASED_FLAGS = (
+    "--phase1_train_steps 200 --phase2_train_steps 300 --phase1_learning_rate 1e-4 --phase2_learning_rate 1e-5 "
+    "--lora_rank 32 --alpha 0.5 --gamma 32 --ema_decay 0.99 --lambda_preservation 0.2 --lambda_attention 1e-2 "
+    "--resolution 512 --seed 0 --scale_lr"
+).split()
+TRAIN = ["train", "--pretrained_model_name_or_path", "x", "--instance_data_dir", "a+b", "--output_dir", "out"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A folder in diffusers' layout, in half precision as it is often kept."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    blocks = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
+    text = CLIPTextConfig(
+        hidden_size=768, intermediate_size=64, num_hidden_layers=1, num_attention_heads=12, vocab_size=49408,
+        bos_token_id=49406, eos_token_id=49407,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = {
+            "unet": UNet2DConditionModel(
+                block_out_channels=(32, 64), layers_per_block=1, down_block_types=blocks,
+                up_block_types=tuple(b.replace("Down", "Up") for b in blocks), cross_attention_dim=768,
+                attention_head_dim=4, norm_num_groups=8,
+            ),
+            "text_encoder": CLIPTextModel(text),
+            "vae": AutoencoderKL(
+                block_out_channels=(16, 16, 16, 16), down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=8,
+            ),
+        }  # fmt: skip
+    for name, part in parts.items():
+        part.half().save_pretrained(folder / name, variant="fp16")
+    DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(
+        folder / "scheduler"
+    )
+    write_vocabulary(folder / "tokenizer")
+    return folder
+
+
+def write_vocabulary(folder):
+    """CLIP's kind of vocabulary, with letters for words."""
+    letters = "abcdefghijklmnopqrstuvwxyz,."
+    vocabulary = {piece: n for n, piece in enumerate([*letters, *(f"{letter}</w>" for letter in letters)])}
+    vocabulary |= {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+
+
+def run_train(checkpoint, pair, output, *more):
+    return main(
+        ["train", "--pretrained_model_name_or_path", str(checkpoint), "--instance_data_dir", str(pair),
+         "--output_dir", str(output), "--phase1_train_steps", "2", "--phase2_train_steps", "1", "--resolution", "64",
+         "--lora_rank", "4", "--device", "cpu", *more]
+    )  # fmt: skip
+
+
+def run_sample(checkpoint, model, output, *more):
+    return main(
+        ["sample", "--pretrained_model_name_or_path", str(checkpoint), "--model_path", str(model),
+         "--output_dir", str(output), "--steps", "2", "--width", "64", "--height", "64", "--device", "cpu", *more]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(checkpoint, rendered_pair, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained")
+    assert run_train(checkpoint, rendered_pair, output) == 0
+    return output / "house_a+roof_a.safetensors"
+
+
+def test_every_knob_is_a_flag_with_its_default():
+    assert config_of(parser().parse_args(TRAIN)) == TailorConfig()
+    for name, default in defaults().items():
+        if isinstance(default, bool):
+            assert getattr(parser().parse_args([*TRAIN, f"--{name}"]), name) is not default
+        else:
+            other = "no" if isinstance(default, str) else type(default)(default / 2)
+            chosen = getattr(parser().parse_args([*TRAIN, f"--{name}", str(other)]), name)
+            assert chosen == other and type(chosen) is type(default), name
+
+
+def test_the_released_programs_flags_are_known():
+    config = config_of(parser().parse_args([*TRAIN, *RELEASED_FLAGS]))
+    assert config == TailorConfig(resolution=512, scale_lr=True)
+
+
+def test_help_tells_every_knob_and_needs_no_torch():
+    code = (
+        "import sys\nfrom magictailor.__main__ import main\n"
+        "try:\n    main(['train', '--help'])\nexcept SystemExit:\n    print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    shown = "".join(done.stdout.split())
+    assert done.stdout.split()[-1] == "False", done.stderr
+    for name, knob in knobs().items():
+        assert f"--{name}" in shown and "".join(knob.help.split()) in shown, name
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "magictailor", "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "train | sample | masks" in done.stdout, done.stderr
+
+
+def test_training_writes_the_tailoring_and_its_embeddings(trained):
+    tailoring = load_tailoring(trained)
+    assert tailoring.words == "<v0> = house, <v1> = roof" and tailoring.finished and tailoring.rank == 4
+    assert any(t.any() for key, t in tailoring.lora.items() if key.endswith("lora_up.weight"))
+    names = sorted(path.name for path in trained.parent.iterdir())
+    assert names == [f"house_a+roof_a{end}.safetensors" for end in ("", "_v0", "_v1")]
+    row = load_file(trained.with_name("house_a+roof_a_v0.safetensors"))["clip_l"][0]
+    assert torch.equal(row, tailoring.tokens[0].rows["clip_l"])
+
+
+def test_training_again_gives_the_same_and_overwrites_nothing(checkpoint, rendered_pair, trained, capsys):
+    before = trained.read_bytes()
+    assert run_train(checkpoint, rendered_pair, trained.parent) == 0
+    again = trained.with_name("house_a+roof_a_2.safetensors")
+    assert str(again) in capsys.readouterr().out
+    first, second = load_tailoring(trained), load_tailoring(again)
+    assert trained.read_bytes() == before
+    assert all(torch.equal(first.lora[key], second.lora[key]) for key in first.lora)
+    for path in trained.parent.glob("*_2*"):
+        path.unlink()
+
+
+def test_pictures_carry_their_settings_and_are_never_overwritten(checkpoint, trained, tmp_path, capsys):
+    assert (
+        run_sample(
+            checkpoint, trained, tmp_path, "--prompt", "<v0> with <v1>", "a <v1>", "--count", "2", "--height", "128"
+        )
+        == 0
+    )
+    assert run_sample(checkpoint, trained, tmp_path, "--negative_prompt", "blur", "--seed", "1") == 0
+    paths = sorted(tmp_path.iterdir())
+    assert [path.name for path in paths] == [f"0000{n}.png" for n in range(5)]
+    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    pictures = [Image.open(path) for path in paths]
+    assert [picture.size for picture in pictures] == [(64, 128)] * 4 + [(64, 64)]
+    assert len({picture.tobytes() for picture in pictures}) == 5
+    prompt, *_, settings = pictures[3].text["parameters"].splitlines()
+    assert prompt == "a <v1>" and settings.startswith("Steps: 2, Sampler: DDIM, CFG scale: 7.5, Seed: 1, Size: 64x128")
+    assert pictures[4].text["parameters"].splitlines()[:2] == ["<v0> with <v1>", "Negative prompt: blur"]
+
+
+def test_what_was_learned_is_what_is_drawn(checkpoint, trained, tmp_path):
+    from dataclasses import replace
+
+    from magictailor.files import save_tailoring
+
+    tailoring = load_tailoring(trained)
+    rows = {"clip_l": torch.full((768,), 0.3)}
+    other_word = replace(tailoring, tokens=(replace(tailoring.tokens[0], rows=rows), tailoring.tokens[1]))
+    ups = {k: t + 0.05 if k.endswith("lora_up.weight") else t for k, t in tailoring.lora.items()}
+    for name, changed in (("word", other_word), ("lora", replace(tailoring, lora=ups))):
+        save_tailoring(changed, tmp_path / f"{name}.safetensors")
+    pictures = []
+    for model in (trained, trained, tmp_path / "word.safetensors", tmp_path / "lora.safetensors"):
+        assert run_sample(checkpoint, model, tmp_path / "out") == 0
+        pictures.append(Image.open(max((tmp_path / "out").iterdir())).tobytes())
+    assert pictures[0] == pictures[1] and len(set(pictures)) == 3
+
+
+def error_of(capsys):
+    """The one line on stderr that is no progress bar."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--lora_rank", "0"], "lora_rank: has to be from 1 to 512"),
+        (["--resolution", "100"], "resolution: has to be a multiple of 64"),
+        (["--instance_data_dir", "nowhere/a+b"], "instance_data_dir: there is no folder"),
+        (["--pretrained_model_name_or_path", "nowhere.safetensors"], "there is no nowhere.safetensors"),
+        (["--tokenizer", "nowhere"], "tokenizer: no CLIP vocabulary in nowhere; give "),
+        (["--name", "../x"], "name: '../x' cannot be a file name"),
+        (["--device", "warp"], "device: 'warp' cannot be used"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_one_line(checkpoint, rendered_pair, tmp_path, capsys, more, reason):
+    assert run_train(checkpoint, rendered_pair, tmp_path, *more) == 2
+    assert reason in error_of(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--model_path", "nowhere.safetensors"], "tailoring: nowhere.safetensors does not exist"),
+        (["--width", "100"], "width: is 100; it has to be a multiple of 8"),
+        (["--steps", "0"], "steps: has to be 1 or more"),
+        (["--prompt", "a, " * 60], "prompt: is "),
+    ],
+)
+def test_a_drawing_that_cannot_be_made_is_told_in_one_line(checkpoint, trained, tmp_path, capsys, more, reason):
+    assert run_sample(checkpoint, trained, tmp_path, *more) == 2
+    assert reason in error_of(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_lacks_a_part_is_named(checkpoint, rendered_pair, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    for part in ("unet", "tokenizer"):
+        shutil.copytree(checkpoint / part, broken / part)
+    assert run_train(broken, rendered_pair, tmp_path) == 2
+    assert "broken is not a diffusers folder: scheduler/scheduler_config.json cannot be read" in error_of(capsys)
+
+
+def test_a_single_file_asks_for_a_vocabulary(rendered_pair, tmp_path, capsys, monkeypatch):
+    import magictailor.checkpoints
+
+    monkeypatch.setattr(magictailor.checkpoints, "CLIP_VOCABULARY", str(tmp_path / "no cache"))
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    assert run_train(tmp_path / "x.safetensors", rendered_pair, tmp_path) == 2
+    assert "tokenizer: a single file has no vocabulary, and none is cached; give the folder" in error_of(capsys)
+
+
+def test_an_interrupt_leaves_no_half_files(checkpoint, rendered_pair, tmp_path, capsys, monkeypatch):
+    written = []
+
+    def interrupted(tensors, path, metadata):
+        written.append(path)
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("magictailor.files.save_file", interrupted)
+    assert run_train(checkpoint, rendered_pair, tmp_path) == 130
+    assert error_of(capsys) == "error: interrupted"
+    assert written and list(tmp_path.iterdir()) == []
+
+
+class Finder:
+    """Stands for GroundedSAM: finds the left half of every picture, and nothing on a black one."""
+
+    def __init__(self):
+        self.asked = []
+
+    def to(self, device):
+        return self
+
+    def masks(self, images, find, exclude, *thresholds, when_nothing_found):
+        self.asked.append((find, exclude, *thresholds))
+        mask = torch.zeros(images[0].shape[1:])
+        mask[:, : mask.shape[1] // 2] = float(images[0].any())
+        return [ImageMask(mask, no_detections(), no_detections())]
+
+
+@pytest.fixture
+def finder(monkeypatch):
+    import magictailor.commands
+
+    finder = Finder()
+    monkeypatch.setattr(magictailor.commands, "load_grounded_sam", lambda *paths: finder)
+    return finder
+
+
+@pytest.fixture
+def unmasked(rendered_pair, tmp_path):
+    folder = tmp_path / rendered_pair.name
+    shutil.copytree(rendered_pair, folder)
+    for name in ("0_house_a1", "0_house_a2", "1_roof_a0"):
+        (folder / "masks" / f"{name}.png").unlink()
+    return folder
+
+
+def run_masks(folder, *more):
+    files = ["--grounding_dino", "d", "--sam", "s", "--bert", "b"]
+    return main(["masks", "--instance_data_dir", str(folder), *files, "--device", "cpu", *more])
+
+
+def test_only_missing_masks_are_made(unmasked, finder, capsys):
+    before = {path: path.read_bytes() for path in unmasked.rglob("*.*")}
+    assert run_masks(unmasked, "--box_threshold", "0.3") == 0
+    assert finder.asked == [("house", "roof", 0.3, 0.25, 0.8)] * 2 + [("roof", "", 0.3, 0.25, 0.8)]
+    made = sorted(set(unmasked.rglob("*.*")) - set(before))
+    assert [path.name for path in made] == ["0_house_a1.png", "0_house_a2.png", "1_roof_a0.png"]
+    assert capsys.readouterr().out.split() == [str(path) for path in made]
+    assert all(path.read_bytes() == contents for path, contents in before.items())
+    with Image.open(made[0]) as mask, Image.open(unmasked / "0_house_a1.jpg") as picture:
+        assert mask.mode == "L" and mask.size == picture.size
+        assert (mask.getpixel((0, 0)), mask.getpixel((mask.width - 1, 0))) == (255, 0)
+    assert run_masks(unmasked) == 0 and "has its mask already" in capsys.readouterr().out
+
+
+def test_a_picture_on_which_nothing_is_found_is_named_and_the_others_are_done(unmasked, finder, capsys):
+    Image.new("RGB", (96, 96)).save(unmasked / "0_house_a1.jpg")
+    assert run_masks(unmasked) == 2
+    assert "nothing was found on 0_house_a1.jpg for 'house' (best score " in error_of(capsys)
+    assert not (unmasked / "masks" / "0_house_a1.png").exists()
+    assert (unmasked / "masks" / "1_roof_a0.png").is_file()
