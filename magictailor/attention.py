@@ -47,6 +47,15 @@ def token_column(query: Tensor, key: Tensor, columns: Tensor, scale: float) -> T
     return column.exp().mean(1)
 
 
+def coarse_size(size: tuple[int, int], positions: int) -> tuple[int, int]:
+    """Height and width of an attention map with so many positions, over latents of a size (h, w)."""
+    height, width = size
+    while height * width > positions:
+        # the U-Net's way down rounds up
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return height, width
+
+
 class AttentionCapture:
     """Collects one token's attention over the layers the loss reads.
 

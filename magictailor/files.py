@@ -6,23 +6,30 @@ The layout is the one other programs read: kohya's LoRA keys, embeddings bundled
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from .config import TailorConfig
 from .errors import InputError
 from .families import FAMILIES
+from .released import LORA_FILE, is_released, load_released
 from .tailoring import KOHYA_PREFIX, Tailoring, Token
+from .thumbnail import thumbnail_jpeg
 from .tokens import TOKEN
 
 RECORD = "magictailor"
@@ -32,17 +39,23 @@ _LORA_PARTS = (".lora_down.weight", ".lora_up.weight", ".alpha")
 _NAME = re.compile(r"[^<>:\"/\\|?*\[\]\x00-\x1f]+")
 
 
-def save_tailoring(tailoring: Tailoring, path: Path) -> None:
+def save_tailoring(tailoring: Tailoring, path: Path, thumbnail: Tensor | None = None) -> None:
     """Write a tailoring to a new file.
+
+    Args:
+        thumbnail: (3, H, W) in [0, 1], shown by model managers; stored with at most 256 pixels a side.
 
     Raises:
         FileExistsError: the file is there already; it is left as it is.
+        InputError: the thumbnail is not a picture.
     """
     tensors = dict(tailoring.lora)
     for token in tailoring.tokens:
         for key, row in token.rows.items():
             tensors[f"{BUNDLE_PREFIX}{token.name}.{key}"] = row[None]
-    _write_new(path, tensors, metadata_of(tailoring, path.stem))
+    tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    jpeg = None if thumbnail is None else thumbnail_jpeg(thumbnail)
+    _write_new(path, tensors, metadata_of(tailoring, path.stem) | _hashes(tensors) | _picture(jpeg) | _date())
 
 
 def save_embedding(token: Token, path: Path) -> None:
@@ -54,50 +67,158 @@ def save_embedding(token: Token, path: Path) -> None:
     _write_new(path, {key: row[None].contiguous() for key, row in token.rows.items()}, {"class_word": token.class_word})
 
 
+@dataclass(frozen=True)
+class SavedTailoring:
+    """Where `save_with_embeddings` has put a tailoring.
+
+    Attributes:
+        name: of the files, without ending; `people/anna` lies in a subfolder.
+        tailoring: the one file with everything.
+        embeddings: one file per token, the concept's first.
+    """
+
+    name: str
+    tailoring: Path
+    embeddings: tuple[Path, ...]
+
+
+def save_with_embeddings(
+    tailoring: Tailoring, wanted: str, loras: Path, embeddings: Path, thumbnail: Tensor | None = None
+) -> SavedTailoring:
+    """Save under the first of wanted, wanted_2, wanted_3 ... of which no file is there: all files, or none.
+
+    Args:
+        wanted: name, see `checked_name`.
+        loras: folder of the tailoring.
+        embeddings: folder of the embeddings, which are called like the tailoring with _v0, _v1 ... added.
+        thumbnail: as in `save_tailoring`.
+
+    Raises:
+        InputError: the name or the thumbnail cannot be used.
+    """
+    wanted = checked_name(wanted)
+    for number in count(1):
+        name = wanted if number == 1 else f"{wanted}_{number}"
+        path = loras / f"{name}.safetensors"
+        written: list[Path] = []
+        try:
+            for token in tailoring.tokens:
+                embedding = embeddings / f"{embedding_name(name, token)}.safetensors"
+                save_embedding(token, embedding)
+                written.append(embedding)
+            save_tailoring(tailoring, path, thumbnail)
+            return SavedTailoring(name, path, tuple(written))
+        except BaseException as error:
+            for embedding in written:
+                embedding.unlink()
+            if not isinstance(error, FileExistsError):
+                raise
+
+
+def embedding_name(saved: str, token: Token) -> str:
+    """What the embedding of a token is called beside a tailoring saved under that name: people/anna_v0."""
+    return f"{saved}_{token.name.strip('<>')}"
+
+
 def metadata_of(tailoring: Tailoring, name: str) -> dict[str, str]:
     """What model managers and other programs read, and the record from which `load_tailoring` restores."""
     family, config = tailoring.family, tailoring.config
-    resolution = config.resolution or family.resolution
     record = {
         "version": RECORD_VERSION,
         "family": family.name,
         "tokens": [{"name": token.name, "class_word": token.class_word} for token in tailoring.tokens],
-        "config": config.to_dict(),
+        "config": None if config is None else config.to_dict(),
         "steps_done": tailoring.steps_done,
     }
-    words = ", ".join(f"{token.name} = {token.class_word}" for token in tailoring.tokens)
-    return {
+    names = [token.name for token in tailoring.tokens]
+    resolution = (config and config.resolution) or family.resolution
+    metadata = {
         RECORD: json.dumps(record),
         "ss_base_model_version": family.base_model_version,
         # how A1111 tells Stable Diffusion 2.x from 1.x
         "ss_v2": str(family.base_model_version.startswith("sd_v2")),
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(config.lora_rank),
-        "ss_network_alpha": str(float(config.lora_rank)),
+        "ss_network_dim": str(tailoring.rank),
+        "ss_network_alpha": str(tailoring.alpha),
         "ss_output_name": name,
-        "ss_resolution": f"({resolution}, {resolution})",
-        "ss_steps": str(tailoring.steps_done),
-        "ss_seed": str(config.seed),
-        "ss_tag_frequency": json.dumps(
-            {"magictailor": {token.name: tailoring.steps_done for token in tailoring.tokens}}
-        ),
-        "trained_words": json.dumps([token.name for token in tailoring.tokens]),
+        "ss_tag_frequency": json.dumps({"magictailor": dict.fromkeys(names, tailoring.steps_done or 1)}),
+        "trained_words": json.dumps(names),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{family.architecture}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": name,
         "modelspec.trigger_phrase": tailoring.prompt,
+        "modelspec.usage_hint": f"Write {tailoring.prompt} in the prompt.",
         "modelspec.resolution": f"{resolution}x{resolution}",
-        "modelspec.description": f"MagicTailor: {words}",
+        "modelspec.description": f"MagicTailor: {tailoring.words}",
+        "modelspec.tags": ", ".join(["magictailor", *filter(None, (token.class_word for token in tailoring.tokens))]),
+    }
+    if family.prediction_type is not None:
+        metadata["modelspec.prediction_type"] = "v" if family.prediction_type == "v_prediction" else "epsilon"
+    return metadata if config is None else metadata | _training_record(tailoring.steps_done, config, resolution)
+
+
+def _training_record(steps_done: int, config: TailorConfig, resolution: int) -> dict[str, str]:
+    """How it was trained, in the keys of kohya's scripts."""
+    times = " times the number of pictures" if config.scale_lr else ""
+    comment = (
+        f"MagicTailor: {config.phase1_train_steps} warm-up steps at {config.phase1_learning_rate:g}{times}, "
+        f"{config.phase2_train_steps} DS-Bal steps at {config.phase2_learning_rate:g}{times}"
+    )
+    optimizer = (
+        f"torch.optim.adamw.AdamW(betas=({config.adam_beta1:g}, {config.adam_beta2:g}), eps={config.adam_epsilon:g}, "
+        f"weight_decay={config.adam_weight_decay:g})"
+    )
+    # kohya's keys hold one rate: the warm-up's; the comment has both
+    rate = config.phase1_learning_rate if config.phase1_train_steps else config.phase2_learning_rate
+    return {
+        "ss_steps": str(steps_done),
+        "ss_max_train_steps": str(config.total_steps),
+        "ss_learning_rate": str(rate),
+        "ss_unet_lr": str(rate),
+        "ss_text_encoder_lr": str(rate),
+        "ss_lr_scheduler": "constant",
+        "ss_optimizer": optimizer,
+        "ss_max_grad_norm": str(config.max_grad_norm),
+        "ss_mixed_precision": config.mixed_precision,
+        "ss_gradient_checkpointing": str(config.gradient_checkpointing),
+        "ss_resolution": f"({resolution}, {resolution})",
+        "ss_seed": str(config.seed),
+        "ss_training_comment": comment,
     }
 
 
+def _hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """SHA-256 of all that follows the header in the file, which does not depend on the metadata."""
+    contents = save(dict(tensors))
+    header = 8 + int.from_bytes(contents[:8], "little")
+    digest = hashlib.sha256(memoryview(contents)[header:]).hexdigest()
+    return {"modelspec.hash_sha256": f"0x{digest}", "sshs_model_hash": digest}
+
+
+def _picture(jpeg: bytes | None) -> dict[str, str]:
+    if jpeg is None:
+        return {}
+    text = base64.b64encode(jpeg).decode()
+    # the first is the standard's; the second is what ComfyUI's own model list shows
+    return {"modelspec.thumbnail": f"data:image/jpeg;base64,{text}", "ssmd_cover_images": json.dumps([text])}
+
+
+def _date() -> dict[str, str]:
+    return {"modelspec.date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+
 def load_tailoring(path: Path) -> Tailoring:
-    """Read a file written by `save_tailoring`; the tensors come back identical.
+    """Read a file written by `save_tailoring`, whose tensors come back identical, or what the released program wrote.
+
+    Args:
+        path: the file; for the released program its folder, or `pytorch_lora_weights.safetensors` in it.
 
     Raises:
-        InputError: the file is missing, truncated, not a tailoring, or its contents contradict each other.
+        InputError: it is missing, truncated, not a tailoring, or its contents contradict each other.
     """
+    if is_released(path):
+        return load_released(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -106,9 +227,11 @@ def load_tailoring(path: Path) -> Tailoring:
         raise _refused(path, "does not exist") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise _refused(path, f"cannot be read as safetensors; it is cut off or not such a file ({error})") from error
-    if RECORD not in metadata:
-        raise _refused(path, "is not a MagicTailor tailoring; an ordinary LoRA goes into Load LoRA")
-    return _restored(path, metadata[RECORD], tensors)
+    if RECORD in metadata:
+        return _restored(path, metadata[RECORD], tensors)
+    if path.name == LORA_FILE and is_released(path.parent):
+        return load_released(path.parent)
+    raise _refused(path, "is not a MagicTailor tailoring; an ordinary LoRA goes into Load LoRA")
 
 
 def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Tailoring:
@@ -116,7 +239,7 @@ def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Ta
         record = json.loads(record_text)
         version, family_name, steps = record["version"], record["family"], record["steps_done"]
         named = [(str(t["name"]), str(t["class_word"])) for t in record["tokens"]]
-        values = dict(record["config"])
+        values = None if record["config"] is None else dict(record["config"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _refused(path, f"its MagicTailor record is damaged ({type(error).__name__}: {error})") from error
     if version != RECORD_VERSION:
@@ -124,10 +247,11 @@ def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Ta
     if family_name not in FAMILIES:
         raise _refused(path, f"is for a model family this version does not know: {family_name!r}")
     try:
-        config = TailorConfig(**values)
+        config = None if values is None else TailorConfig(**values)
     except (TypeError, InputError) as error:
         raise _refused(path, f"its MagicTailor record is damaged ({error})") from error
-    if not isinstance(steps, int) or not 0 <= steps <= config.total_steps:
+    possible = steps is None if config is None else isinstance(steps, int) and 0 <= steps <= config.total_steps
+    if not possible:
         raise _refused(path, f"its MagicTailor record is damaged (steps_done is {steps!r})")
     keys = [d.key for d in FAMILIES[family_name].text_encoders]
     tokens = tuple(_token(path, name, word, n, keys, tensors) for n, (name, word) in enumerate(named))
@@ -193,26 +317,30 @@ def checked_name(name: str) -> str:
 
 
 @contextmanager
-def _reserved(path: Path):
-    """Create the file exclusively, so that nobody else's is ever replaced, and remove it again on an error."""
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary file to write to, which gets the wanted name at the end; on an error nothing is left.
+
+    Raises:
+        FileExistsError: the file is there already; it is left as it is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # created exclusively, so that nobody else's is ever replaced
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    temporary = None
     try:
-        yield
+        with NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+        yield temporary
+        os.replace(temporary, path)
+        # NamedTemporaryFile makes files only their owner can read
+        path.chmod(0o644)
     except BaseException:
         path.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise
 
 
 def _write_new(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    with _reserved(path):
-        with NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as temporary:
-            pass
-        try:
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary.name, metadata)
-            os.replace(temporary.name, path)
-        except BaseException:
-            Path(temporary.name).unlink(missing_ok=True)
-            raise
-        # NamedTemporaryFile makes files only their owner can read
-        path.chmod(0o644)
+    with new_file(path) as temporary:
+        save_file(dict(tensors), temporary, metadata)

@@ -1,4 +1,4 @@
-"""From pictures to the latents a U-Net is trained on."""
+"""From pictures to the latents a U-Net is trained on, and back."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ def encode(autoencoder: AutoencoderKL | AutoencoderTiny, images: Tensor, noise: 
         return autoencoder.encode(images).latents.float() * (scale / autoencoder.config.scaling_factor)
     posterior = autoencoder.encode(images).latent_dist
     return (posterior.mean.float() + posterior.std.float() * noise) * scale
+
+
+@torch.no_grad()
+def decode(autoencoder: AutoencoderKL, latents: Tensor, scale: float) -> Tensor:
+    """Pictures (B, 3, R, R) in [0, 1] from latents (B, C, h, w) as the U-Net sees them.
+
+    Args:
+        scale: the family's latent_scale.
+    """
+    pictures = autoencoder.decode((latents / scale).to(autoencoder.dtype)).sample.float()
+    return ((pictures + 1.0) / 2.0).clamp(0.0, 1.0)
 
 
 def latent_shape(autoencoder: AutoencoderKL | AutoencoderTiny, resolution: int) -> tuple[int, int, int]:

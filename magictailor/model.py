@@ -64,6 +64,10 @@ class TailorModel:
         """The LoRA's tensors by their name in the U-Net."""
         return {name: p for name, p in self.unet.named_parameters() if ".lora_" in name}
 
+    def autocast(self) -> torch.autocast:
+        """The number format in which text encoders and U-Net compute."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
 
 def precision_for(mixed_precision: str, device: torch.device) -> torch.dtype:
     """The dtype of a `TailorConfig.mixed_precision` on a device; a CPU computes in float32 unless told bf16."""
@@ -72,6 +76,11 @@ def precision_for(mixed_precision: str, device: torch.device) -> torch.dtype:
     if mixed_precision == "auto":
         return torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
     return {"bf16": torch.bfloat16, "fp16": torch.float16}[mixed_precision]
+
+
+def encoding_dtype(precision: torch.dtype) -> torch.dtype:
+    """What pictures are encoded in; float16 overflows in the autoencoders of Stable Diffusion."""
+    return torch.float32 if precision == torch.float16 else precision
 
 
 def build_model(
@@ -100,13 +109,11 @@ def build_model(
             f"its prompts are {width} wide and the model reads {family.cross_attention_width}; "
             "connect MODEL and CLIP of the same checkpoint",
         )
-    # float16 overflows in the autoencoders of Stable Diffusion
-    encoding_dtype = torch.float32 if precision == torch.float16 else precision
     return assemble(
         family=family,
         unet=build_unet(weights.unet, family, precision, device),
         encoders=encoders,
-        autoencoder=build_autoencoder(weights.autoencoder, encoding_dtype, device),
+        autoencoder=build_autoencoder(weights.autoencoder, encoding_dtype(precision), device),
         schedule=weights.schedule,
         tokenizer=weights.tokenizer,
         class_words=class_words,
@@ -134,6 +141,10 @@ def assemble(
         Everything else is as in `build_model` and `CheckpointWeights`.
     """
     device = unet.device
+    if device.type == "cuda":
+        # no faster on a CPU, and there it would copy weights that are shared with the host
+        for convolutional in (unet, autoencoder):
+            convolutional.to(memory_format=torch.channels_last)
     _add_lora(unet, config)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()

@@ -23,6 +23,11 @@ class NoiseSchedule:
     alphas_cumprod: Tensor
     prediction_type: PredictionType = "epsilon"
 
+    @classmethod
+    def from_sigmas(cls, sigmas: Tensor, prediction_type: PredictionType = "epsilon") -> NoiseSchedule:
+        """From noise levels (T,) relative to the signal's, sigma = sqrt((1 - a) / a), as ComfyUI keeps them."""
+        return cls(1.0 / (sigmas.detach().clone().float().cpu() ** 2 + 1.0), prediction_type)
+
     @property
     def timesteps(self) -> int:
         return len(self.alphas_cumprod)
@@ -55,4 +60,6 @@ def scaled_linear_schedule(
 ) -> NoiseSchedule:
     """The betas of Stable Diffusion: linear in their square roots (Rombach et al. 2022)."""
     betas = torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64) ** 2
-    return NoiseSchedule(torch.cumprod(1.0 - betas, 0).float(), prediction_type)
+    alphas = torch.cumprod(1.0 - betas, 0)
+    # rounded as ComfyUI rounds it, so that a seed gives the same weights with and without it
+    return NoiseSchedule.from_sigmas(((1.0 - alphas) / alphas).sqrt(), prediction_type)

@@ -94,7 +94,7 @@ class Objective:
         """
         model, config = self.model, self.config
         batch, latents = self._batch(draws, degradation)
-        with self._autocast():
+        with model.autocast():
             prompts = model.prompts()
         leaves = prompts.detached()
         count, owners = self.count, batch.owners
@@ -152,15 +152,11 @@ class Objective:
         )
         return batch, latents
 
-    def _autocast(self) -> torch.autocast:
-        precision = self.model.precision
-        return torch.autocast(self.model.device.type, precision, enabled=precision != torch.float32)
-
     def _watched(self, batch: _Batch, prompts: EncodedPrompts) -> tuple[Tensor, Tensor]:
         """The U-Net's prediction and L_attn of each picture."""
         model = self.model
         model.capture.start(model.prompts.columns[batch.owners])
-        with self._autocast():
+        with model.autocast():
             prediction = model.unet(batch.noisy, batch.timesteps, **prompts.conditions(batch.sizes)).sample
         maps = model.capture.mean_map()
         return prediction, attention_loss(maps, shrink(batch.masks, maps.shape[-2:])[:, 0])
@@ -168,7 +164,7 @@ class Objective:
     def _worst(self, batch: _Batch, prompts: EncodedPrompts, chunks: Sequence[Tensor]) -> int:
         """Which reference has the largest L_diff, where no more than a chunk fits into memory at a time."""
         errors = []
-        with torch.no_grad(), self.model.capture.paused(), self._autocast():
+        with torch.no_grad(), self.model.capture.paused(), self.model.autocast():
             for chunk in chunks:
                 piece = batch[chunk]
                 conditions = prompts[piece.owners].conditions(piece.sizes)
@@ -185,7 +181,7 @@ class Objective:
         if len(held) == 0:
             return errors
         others = batch[held]
-        with torch.no_grad(), self.model.capture.paused(), self._autocast():
+        with torch.no_grad(), self.model.capture.paused(), self.model.autocast():
             conditions = prompts[others.owners].conditions(others.sizes)
             steady = functional_call(self.model.unet, momentum, (others.noisy, others.timesteps), conditions).sample
         return errors.index_put((held,), masked_error(prediction[held], steady, others.small_masks))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .config import TailorConfig
+from .errors import InputError
 from .families import FAMILIES, Family
 from .model import TailorModel
 from .tokens import token_name
@@ -22,7 +23,7 @@ class Token:
 
     Attributes:
         name: `<v0>` for the concept, `<v1>`, `<v2>` ... for the components.
-        class_word: the ordinary word it was learned as.
+        class_word: the ordinary word it was learned as; "" if that is not known.
         rows: its embedding (width,) float32 for each text encoder, by embedding key.
     """
 
@@ -39,15 +40,15 @@ class Tailoring:
         family_name: of the checkpoints it works on.
         lora: tensors by kohya's keys, `lora_unet_<path>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
         tokens: the concept's first.
-        config: it was trained with.
-        steps_done: fewer than config.total_steps if training was stopped.
+        config: it was trained with; None if another program trained it and did not say.
+        steps_done: fewer than config.total_steps if training was stopped; None without a config.
     """
 
     family_name: str
     lora: Mapping[str, Tensor]
     tokens: tuple[Token, ...]
-    config: TailorConfig
-    steps_done: int
+    config: TailorConfig | None
+    steps_done: int | None
 
     @property
     def family(self) -> Family:
@@ -55,7 +56,22 @@ class Tailoring:
 
     @property
     def finished(self) -> bool:
-        return self.steps_done == self.config.total_steps
+        return self.config is None or self.steps_done == self.config.total_steps
+
+    @property
+    def rank(self) -> int:
+        """Of the LoRA."""
+        return next(len(tensor) for key, tensor in self.lora.items() if key.endswith(".lora_down.weight"))
+
+    @property
+    def alpha(self) -> float:
+        """Of the LoRA; its scale is alpha / rank."""
+        return next(float(tensor) for key, tensor in self.lora.items() if key.endswith(".alpha"))
+
+    @property
+    def words(self) -> str:
+        """Which token stands for what: `<v0> = tower, <v1> = roof`."""
+        return ", ".join(" = ".join(filter(None, (token.name, token.class_word))) for token in self.tokens)
 
     @property
     def prompt(self) -> str:
@@ -81,7 +97,8 @@ def kohya_lora(lora: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """Rename peft's tensors to the keys that ComfyUI, A1111 and kohya's scripts read.
 
     Args:
-        lora: by name in a diffusers U-Net, `<path>.lora_A.default.weight` and `<path>.lora_B.default.weight`.
+        lora: by name in a diffusers U-Net, `<path>.lora_A.weight` and `<path>.lora_B.weight`, with or without the
+            adapter's name before `.weight`.
         alpha: of the LoRA; its scale is alpha / rank.
 
     Returns:
@@ -89,9 +106,44 @@ def kohya_lora(lora: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in lora.items():
-        path, _, part = name.partition(".lora_")
-        stem = KOHYA_PREFIX + path.replace(".", "_")
-        direction = {"A": "lora_down", "B": "lora_up"}[part[0]]
+        stem, direction = _kohya_stem(name)
         renamed[f"{stem}.{direction}.weight"] = tensor.detach().float().cpu().clone()
         renamed[f"{stem}.alpha"] = torch.tensor(float(alpha))
     return renamed
+
+
+def _kohya_stem(name: str) -> tuple[str, str]:
+    path, _, part = name.partition(".lora_")
+    return KOHYA_PREFIX + path.replace(".", "_"), {"A": "lora_down", "B": "lora_up"}[part[0]]
+
+
+@torch.no_grad()
+def put_into(model: TailorModel, tailoring: Tailoring) -> None:
+    """Let a model know a tailoring: the opposite of `tailoring_of`.
+
+    Args:
+        model: with a LoRA of the tailoring's rank and as many tokens, which are overwritten.
+
+    Raises:
+        InputError: the tailoring was trained on another family, or on a U-Net of other layers; names "tailoring".
+    """
+    if model.family != tailoring.family:
+        raise InputError(
+            "tailoring",
+            f"was trained on {tailoring.family.title}, but the checkpoint is {model.family.title}; "
+            "they have to be the same",
+        )
+    left = dict(tailoring.lora)
+    for name, parameter in model.lora().items():
+        stem, direction = _kohya_stem(name)
+        stored, alpha = left.pop(f"{stem}.{direction}.weight", None), tailoring.lora.get(f"{stem}.alpha")
+        if stored is None or stored.shape != parameter.shape:
+            raise InputError("tailoring", f"has no LoRA for {stem} of this checkpoint; it is for one of another size")
+        # the model's own LoRA has a scale of 1
+        scale = float(alpha) / tailoring.rank if direction == "lora_up" else 1.0
+        parameter.copy_(stored * scale)
+    strange = next((key for key in sorted(left) if not key.endswith(".alpha")), None)
+    if strange is not None:
+        raise InputError("tailoring", f"has a LoRA for {strange}, which this checkpoint has not")
+    for key, rows in model.prompts.trained().items():
+        rows.copy_(torch.stack([token.rows[key] for token in tailoring.tokens]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from .errors import InputError
 from .families import Family
 
 TOKEN = re.compile(r"<v(\d+)>")
@@ -40,11 +41,30 @@ def first_sub_token(tokenizer: Tokenizer, word: str) -> int:
     return tokenizer(word)["input_ids"][1]
 
 
-def training_prompt(tokenizer: Tokenizer, new_id: int, pad_token: int) -> tuple[list[int], int]:
-    """Ids of "A photo of <vN>" padded to 77, and the position of the new token in them."""
-    start, *words, end = tokenizer(PROMPT)["input_ids"]
-    ids = [start, *words, new_id, end]
-    return ids + [pad_token] * (PROMPT_LENGTH - len(ids)), ids.index(new_id)
+def prompt_ids(tokenizer: Tokenizer, text: str, new_ids: Mapping[str, int], pad_token: int) -> list[int]:
+    """Ids of a prompt padded to 77, with a new token's id where its name stands.
+
+    Args:
+        new_ids: id by token name.
+
+    Raises:
+        InputError: the prompt is too long; names "prompt".
+    """
+    start, *_, end = tokenizer("")["input_ids"]
+    words: list[int] = []
+    for piece in split_at_tokens(text, list(new_ids)):
+        words += [new_ids[piece]] if piece in new_ids else tokenizer(piece)["input_ids"][1:-1]
+    ids = [start, *words, end]
+    if len(ids) > PROMPT_LENGTH:
+        raise InputError("prompt", f"is {len(words)} pieces of words long; CLIP reads {PROMPT_LENGTH - 2} at most")
+    return ids + [pad_token] * (PROMPT_LENGTH - len(ids))
+
+
+def positions_of(pieces: Sequence[Hashable], prompt: Sequence[Hashable]) -> list[int]:
+    """Positions in a prompt that belong to any occurrence of some pieces that follow each other, in order."""
+    length = len(pieces)
+    starts = [n for n in range(len(prompt) - length + 1) if length and list(prompt[n : n + length]) == list(pieces)]
+    return sorted({start + n for start in starts for n in range(length)})
 
 
 class ExtendedEmbedding(nn.Module):
@@ -130,17 +150,54 @@ class PromptEncoder(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.family = family
+        self.tokenizer = tokenizer
         self.layer = layer
+        self.names = [token_name(n) for n in range(len(class_words))]
         starts = [first_sub_token(tokenizer, word) for word in class_words]
         for description in family.text_encoders:
             embeddings = _body(self.encoders[description.key]).embeddings
             table = embeddings.token_embedding.weight
             embeddings.token_embedding = ExtendedEmbedding(table, table[starts])
-            prompts = [
-                training_prompt(tokenizer, len(table) + n, description.pad_token) for n in range(len(class_words))
-            ]
-            self.register_buffer(f"ids_{description.key}", torch.tensor([ids for ids, _ in prompts]), persistent=False)
-        self.register_buffer("columns", torch.tensor([column for _, column in prompts]), persistent=False)
+        texts = [f"{PROMPT} {name}" for name in self.names]
+        for key, ids in self.ids(texts).items():
+            self.register_buffer(f"ids_{key}", ids, persistent=False)
+        columns = [self.positions(text, name)[0] for text, name in zip(texts, self.names, strict=True)]
+        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+
+    def ids(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Ids (B, 77) of B prompts for each text encoder, by embedding key.
+
+        Raises:
+            InputError: a prompt is too long; names "prompt".
+        """
+        ids = {}
+        for description in self.family.text_encoders:
+            size = len(_body(self.encoders[description.key]).embeddings.token_embedding.weight)
+            new_ids = {name: size + n for n, name in enumerate(self.names)}
+            ids[description.key] = torch.tensor(
+                [prompt_ids(self.tokenizer, text, new_ids, description.pad_token) for text in texts]
+            )
+        return ids
+
+    def require_readable(self, text: str) -> None:
+        """Refuse a prompt that is too long, or holds a token's name that was not learned.
+
+        Raises:
+            InputError: names "prompt".
+        """
+        self.ids([text])
+        unknown = {match.group() for match in TOKEN.finditer(text)} - set(self.names)
+        if unknown:
+            raise InputError(
+                "prompt", f"holds {', '.join(sorted(unknown))}, but what is learned is {', '.join(self.names)}"
+            )
+
+    def positions(self, text: str, word: str) -> list[int]:
+        """Positions 0..76 in a prompt that belong to a word, or a token's name; empty if it does not stand there."""
+        key = self.family.text_encoders[0].key
+        prompt, (_, *pieces) = (self.ids([some])[key][0].tolist() for some in (text, word))
+        end = self.tokenizer("")["input_ids"][-1]
+        return positions_of(pieces[: pieces.index(end)], prompt)
 
     def rows(self, key: str) -> nn.Parameter:
         """The trained rows (N, width) of one text encoder."""
@@ -152,10 +209,21 @@ class PromptEncoder(nn.Module):
 
     def forward(self) -> EncodedPrompts:
         """All that the U-Net is told by "A photo of <vN>", for every reference."""
+        return self._encoded({d.key: getattr(self, f"ids_{d.key}") for d in self.family.text_encoders})
+
+    def encode(self, texts: Sequence[str]) -> EncodedPrompts:
+        """All that the U-Net is told by B prompts, in which token names stand for what was learned.
+
+        Raises:
+            InputError: a prompt is too long; names "prompt".
+        """
+        return self._encoded({key: ids.to(self.columns.device) for key, ids in self.ids(texts).items()})
+
+    def _encoded(self, ids: Mapping[str, Tensor]) -> EncodedPrompts:
         hidden, pooled = [], None
         for description in self.family.text_encoders:
             encoder = self.encoders[description.key]
-            output = encoder(getattr(self, f"ids_{description.key}"), output_hidden_states=True)
+            output = encoder(ids[description.key], output_hidden_states=True)
             # the first of the states is the embedding, not a layer
             exists = self.layer is not None and -self.layer < len(output.hidden_states)
             layer = self.layer if exists else description.layer

@@ -103,7 +103,7 @@ class Training:
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
             weight_decay=config.adam_weight_decay,
-            fused=model.device.type == "cuda",
+            fused=model.device.type in ("cpu", "cuda"),
         )
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.precision == torch.float16)
 

@@ -190,19 +190,35 @@ def build_autoencoder(
         return _filled(autoencoder, tiny, "vae", dtype, device).eval()
     if "encoder.conv_in.weight" not in state or "quant_conv.weight" not in state:
         raise InputError("vae", "is not an autoencoder of Stable Diffusion 1.x, 2.x or SDXL, nor TAESD")
+    return _autoencoder_kl(state, ("encoder", "quant_conv"), dtype, device)
+
+
+def build_decoder(state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> AutoencoderKL:
+    """The decoding half of Stable Diffusion's own autoencoder, frozen.
+
+    Args:
+        state: LDM layout, with "decoder.conv_in.weight".
+
+    Raises:
+        InputError: it is not such an autoencoder.
+    """
+    if "decoder.conv_in.weight" not in state or "encoder.conv_in.weight" not in state:
+        raise InputError("vae", "is not a whole autoencoder of Stable Diffusion 1.x, 2.x or SDXL")
+    return _autoencoder_kl(state, ("decoder", "post_quant_conv"), dtype, device)
+
+
+def _autoencoder_kl(
+    state: Mapping[str, Tensor], parts: tuple[str, ...], dtype: torch.dtype, device: torch.device
+) -> AutoencoderKL:
     config = _autoencoder_config(state)
     converted = convert_ldm_vae_checkpoint(dict(state), config)
     with init_empty_weights():
         autoencoder = AutoencoderKL(**config)
-    for unused in ("decoder", "post_quant_conv"):
-        setattr(autoencoder, unused, nn.Identity())
-    return _filled(
-        autoencoder,
-        {k: v for k, v in converted.items() if k.startswith(("encoder.", "quant_conv."))},
-        "vae",
-        dtype,
-        device,
-    ).eval()
+    for name, _ in list(autoencoder.named_children()):
+        if name not in parts:
+            setattr(autoencoder, name, nn.Identity())
+    kept = {key: value for key, value in converted.items() if key.partition(".")[0] in parts}
+    return _filled(autoencoder, kept, "vae", dtype, device).eval()
 
 
 def _autoencoder_config(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 PACK_ROOT = pathlib.Path(__file__).resolve().parent.parent
-RENDERED_PAIR = PACK_ROOT / "examples" / "house_a+roof_a"
+RENDERED_PAIR = PACK_ROOT / "example_pairs" / "house_a+roof_a"
 
 
 def _import_package(name: str) -> None:
@@ -25,6 +25,7 @@ def _import_package(name: str) -> None:
 _import_package("magictailor")
 _import_package("tools")
 _import_package("benchmarks")
+_import_package("toytown")
 
 
 def pytest_addoption(parser):

@@ -35,8 +35,15 @@ def parts():
 
 @pytest.fixture
 def make_model():
-    def make(config, class_words=("tower", "roof"), prediction_type="epsilon"):
+    def make(
+        config,
+        class_words=("tower", "roof"),
+        prediction_type="epsilon",
+        memory_format=torch.contiguous_format,
+    ):
         unet, encoder, autoencoder = tiny_parts()
+        for convolutional in (unet, autoencoder):
+            convolutional.to(memory_format=memory_format)
         return assemble(
             family=TINY,
             unet=unet,

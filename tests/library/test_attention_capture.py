@@ -1,8 +1,9 @@
 import dataclasses
 
+import pytest
 import torch
 
-from magictailor.attention import watched_layers
+from magictailor.attention import coarse_size, watched_layers
 from magictailor.trainer import Training
 
 
@@ -44,3 +45,11 @@ def test_the_attention_loss_alone_moves_the_tokens(make_model, references, confi
         gradients.append(training.tokens["clip_l"].grad)
     without, with_attention = gradients
     assert (with_attention - without).abs().max() > 1e-2 * without.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("latents", "positions", "size"),
+    [((64, 64), 256, (16, 16)), ((64, 96), 384, (16, 24)), ((9, 13), 12, (3, 4)), ((8, 8), 64, (8, 8))],
+)
+def test_a_maps_size_follows_from_the_latents_and_its_positions(latents, positions, size):
+    assert coarse_size(latents, positions) == size

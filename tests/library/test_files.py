@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from magictailor.errors import InputError
-from magictailor.files import checked_name, load_tailoring, save_embedding, save_tailoring
+from magictailor.files import checked_name, load_tailoring, save_embedding, save_tailoring, save_with_embeddings
 from magictailor.trainer import train
 
 
@@ -73,6 +73,76 @@ def test_the_file_has_what_other_programs_read(saved, tailoring):
     assert "<v0>" in json.loads(metadata["ss_tag_frequency"])["magictailor"]
 
 
+def metadata_of_file(path):
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def test_the_training_record_is_in_kohyas_keys(saved):
+    metadata = metadata_of_file(saved)
+    expected = {
+        "ss_steps": "2", "ss_max_train_steps": "7", "ss_seed": "0", "ss_resolution": "(64, 64)",
+        "ss_learning_rate": "0.0001", "ss_unet_lr": "0.0001", "ss_lr_scheduler": "constant",
+        "ss_optimizer": "torch.optim.adamw.AdamW(betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01)",
+        "ss_training_comment": "MagicTailor: 3 warm-up steps at 0.0001, 4 DS-Bal steps at 1e-05",
+        "modelspec.tags": "magictailor, tower, roof", "modelspec.description": "MagicTailor: <v0> = tower, <v1> = roof",
+    }  # fmt: skip
+    assert {key: metadata[key] for key in expected} == expected
+
+
+def test_the_date_is_that_of_saving_in_utc(saved):
+    from datetime import datetime, timedelta, timezone
+
+    written = datetime.fromisoformat(metadata_of_file(saved)["modelspec.date"].replace("Z", "+00:00"))
+    assert abs(datetime.now(timezone.utc) - written) < timedelta(hours=1)
+
+
+def test_the_hash_is_that_of_the_tensors_in_the_file(saved):
+    import hashlib
+
+    contents, metadata = saved.read_bytes(), metadata_of_file(saved)
+    tensors = contents[8 + int.from_bytes(contents[:8], "little") :]
+    assert metadata["sshs_model_hash"] == hashlib.sha256(tensors).hexdigest()
+    assert metadata["modelspec.hash_sha256"] == "0x" + metadata["sshs_model_hash"]
+
+
+def test_the_thumbnail_is_a_small_picture_of_the_given_one(tailoring, tmp_path):
+    import base64
+    import io
+
+    from PIL import Image
+
+    path, red = tmp_path / "shown.safetensors", torch.tensor([0.9, 0.1, 0.1])
+    save_tailoring(tailoring, path, red[:, None, None].expand(3, 300, 600))
+    metadata = metadata_of_file(path)
+    kind, _, text = metadata["modelspec.thumbnail"].partition(",")
+    assert kind == "data:image/jpeg;base64" and json.loads(metadata["ssmd_cover_images"]) == [text]
+    picture = Image.open(io.BytesIO(base64.b64decode(text)))
+    assert (picture.format, picture.size) == ("JPEG", (256, 128))
+    assert all(abs(a - b) < 8 for a, b in zip(picture.getpixel((10, 10)), (230, 26, 26), strict=True))
+    assert load_tailoring(path).words == tailoring.words
+
+
+@pytest.mark.parametrize("image", [torch.zeros(1, 8, 8), torch.full((3, 8, 8), float("nan")), torch.zeros(3, 0, 8)])
+def test_a_thumbnail_that_is_no_picture_writes_nothing(tailoring, tmp_path, image):
+    with pytest.raises(InputError, match="^thumbnail: "):
+        save_tailoring(tailoring, tmp_path / "x.safetensors", image)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_files_are_saved_under_one_free_name(tailoring, tmp_path):
+    loras, embeddings = tmp_path / "loras", tmp_path / "embeddings"
+    embeddings.mkdir()
+    (embeddings / "x_v1.safetensors").write_bytes(b"somebody's work")
+    saved = save_with_embeddings(tailoring, "x", loras, embeddings)
+    assert saved.name == "x_2" and saved.tailoring == loras / "x_2.safetensors"
+    assert [path.name for path in saved.embeddings] == ["x_2_v0.safetensors", "x_2_v1.safetensors"]
+    assert (embeddings / "x_v1.safetensors").read_bytes() == b"somebody's work"
+    assert len(list(tmp_path.rglob("*.*"))) == 4
+
+
 def test_an_embedding_file_holds_one_row(tailoring, tmp_path):
     path = tmp_path / "tower_v0.safetensors"
     save_embedding(tailoring.tokens[0], path)
@@ -136,6 +206,8 @@ def test_an_ordinary_lora_is_refused_with_advice(saved):
         (change_record(version=2), "another version"),
         (change_record(family="sd9"), "does not know: 'sd9'"),
         (change_record(steps_done=1000), "steps_done is 1000"),
+        (change_record(steps_done=None), "steps_done is None"),
+        (change_record(config=None), "steps_done is 2"),
         (change_record(config={"lora_rank": -4}), "lora_rank"),
         (change_record(config={"command": "rm"}), "damaged"),
         (change_record(tokens=[]), "holds no token"),

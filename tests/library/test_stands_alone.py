@@ -26,4 +26,4 @@ print(len(names))
 def test_no_module_imports_the_host():
     done = subprocess.run([sys.executable, "-c", IMPORT_EVERYTHING], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) == len(list((ROOT / "magictailor").glob("[a-z]*.py")))
+    assert int(done.stdout.split()[-1]) == len(list((ROOT / "magictailor").glob("*.py"))) - 1

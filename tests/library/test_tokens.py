@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny import END, START, TINY, hidden_states, tiny_parts, tokenizer
 
-from magictailor.tokens import ExtendedEmbedding, PromptEncoder, split_at_tokens, training_prompt
+from magictailor.errors import InputError
+from magictailor.tokens import ExtendedEmbedding, PromptEncoder, positions_of, prompt_ids, split_at_tokens
 
 
 @pytest.mark.parametrize(
@@ -25,10 +26,33 @@ def test_without_tokens_nothing_is_cut():
     assert split_at_tokens("<v0>", []) == ["<v0>"]
 
 
-def test_the_training_prompt_is_a_photo_of_the_token():
-    ids, position = training_prompt(tokenizer, 100, pad_token=7)
-    assert ids[0] == START and ids[4:6] == [100, END] and position == 4
+def test_a_tokens_name_becomes_its_id_and_the_prompt_is_padded():
+    ids = prompt_ids(tokenizer, "A photo of <v0>", {"<v0>": 100}, pad_token=7)
+    assert ids[0] == START and ids[4:6] == [100, END]
     assert len(ids) == 77 and set(ids[6:]) == {7}
+
+
+def test_a_prompt_too_long_for_clip_is_refused_not_cut():
+    prompt_ids(tokenizer, "word " * 75, {}, pad_token=7)
+    with pytest.raises(InputError, match="^prompt: .*76 pieces"):
+        prompt_ids(tokenizer, "word " * 76, {}, pad_token=7)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "prompt", "positions"),
+    [([5], [1, 5, 2, 5], [1, 3]), ([5, 2], [5, 5, 2, 5], [1, 2]), ([9], [1, 5], []), ([], [1, 5], [])],
+)
+def test_a_word_is_found_piece_by_piece_wherever_it_stands(pieces, prompt, positions):
+    assert positions_of(pieces, prompt) == positions
+
+
+def test_the_training_prompts_are_a_photo_of_each_token():
+    _, encoder, _ = tiny_parts()
+    prompts = PromptEncoder({"clip_l": encoder}, TINY, tokenizer, ["roof", "tower"])
+    assert prompts.columns.tolist() == [4, 4]
+    assert torch.equal(prompts().hidden, prompts.encode(["A photo of <v0>", "A photo of <v1>"]).hidden)
+    assert prompts.positions("<v0> with <v1> and <v0>", "<v0>") == [1, 5]
+    assert prompts.positions("<v0> on a beach", "beach") == [4]
 
 
 def test_new_rows_stand_after_the_table_and_only_they_are_trained():
@@ -52,7 +76,7 @@ def test_a_token_starts_as_the_first_sub_token_of_its_class_word():
 
 def test_a_fresh_token_reads_like_its_class_word():
     _, encoder, _ = tiny_parts()
-    ids, _ = training_prompt(tokenizer, tokenizer("tower")["input_ids"][1], END)
+    ids = prompt_ids(tokenizer, "A photo of tower", {}, END)
     expected = hidden_states(encoder, torch.tensor([ids]), -1, normalised=True)
     prompts = PromptEncoder({"clip_l": encoder}, TINY, tokenizer, ["tower"])
     assert torch.equal(prompts().hidden, expected)
@@ -60,7 +84,7 @@ def test_a_fresh_token_reads_like_its_class_word():
 
 def test_the_users_layer_replaces_the_familys():
     _, encoder, _ = tiny_parts()
-    ids, _ = training_prompt(tokenizer, tokenizer("tower")["input_ids"][1], END)
+    ids = prompt_ids(tokenizer, "A photo of tower", {}, END)
     second_last = hidden_states(encoder, torch.tensor([ids]), -2, normalised=True)
     prompts = PromptEncoder({"clip_l": encoder}, TINY, tokenizer, ["tower"], layer=-2)
     assert torch.equal(prompts().hidden, second_last)

@@ -126,6 +126,20 @@ def test_gradient_checkpointing_changes_nothing(make_model, references, config):
     assert states_equal(plain, saving)
 
 
+def test_the_memory_format_of_a_gpu_gives_the_same_losses_and_gradients(make_model, references, config):
+    config = dataclasses.replace(config, adam_epsilon=1e-3)
+    plain = Training(make_model(config), references, config)
+    last = Training(make_model(config, memory_format=torch.channels_last), references, config)
+    assert not last.model.unet.conv_in.weight.is_contiguous()
+    for _ in range(config.total_steps):
+        expected, report = plain.step(), last.step()
+        assert report.loss == pytest.approx(expected.loss, rel=1e-4)
+        for name, parameter in (plain.lora | plain.tokens).items():
+            found = (last.lora | last.tokens)[name].grad
+            assert (found - parameter.grad).abs().max() <= 1e-4 * parameter.grad.abs().max() + 1e-9, name
+    assert all(tensor.is_contiguous() for tensor in trained_tensors(last.result(())).values())
+
+
 def test_low_memory_gives_the_same_losses_and_gradients(make_model, references, config):
     config = dataclasses.replace(
         config, adam_epsilon=1e-3, phase1_learning_rate=0.05, phase2_learning_rate=0.02, lambda_preservation=20.0

@@ -1,0 +1,122 @@
+"""Heat maps, curves and the report sheet show what they say."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_reference
+
+from magictailor.curves import DOTS_PER_INCH, trailing_mean
+from magictailor.errors import InputError
+from magictailor.heatmaps import COLOURS, OPACITY, captioned, heat_map, word_attention
+from magictailor.report import (
+    CURVES,
+    LINE,
+    WIDTH,
+    Row,
+    learned_from,
+    lines_of,
+    live_picture,
+    reference_names,
+    training_report,
+)
+from magictailor.sampling import Sketcher
+from magictailor.trainer import Training
+
+
+def attention_of(model, prompt, words, timestep=400):
+    generator = torch.Generator().manual_seed(3)
+    latents, noise = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(2))
+    return word_attention(model, latents, noise, timestep, prompt, words)
+
+
+def test_attention_of_a_training_prompt_is_what_the_loss_reads(make_model, config):
+    model = make_model(config)
+    generator = torch.Generator().manual_seed(3)
+    latents, noise = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(2))
+    timestep = torch.tensor([400])
+    model.capture.start(model.prompts.columns[:1])
+    with torch.no_grad():
+        noisy = model.schedule.add_noise(latents, noise, timestep)
+        model.unet(noisy, timestep, model.prompts().hidden[:1])
+    expected = model.capture.mean_map()
+    assert torch.allclose(attention_of(model, "A photo of <v0>", ["<v0>"]), expected, rtol=1e-4)
+
+
+def test_all_words_together_get_all_attention_but_that_of_start_and_padding(make_model, config):
+    model = make_model(config)
+    each = attention_of(model, "red roof on <v0>", ["red", "roof", "on", "<v0>"])
+    together = attention_of(model, "red roof on <v0>", ["red roof on <v0>"])
+    assert torch.allclose(each.sum(0, keepdim=True), together, rtol=1e-4)
+    assert 0.0 < together.min() and together.max() < 1.0
+
+
+def test_a_word_that_is_not_in_the_prompt_is_refused(make_model, config):
+    with pytest.raises(InputError, match="^words: beach does not stand in the prompt"):
+        attention_of(make_model(config), "<v0>", ["<v0>", "beach"])
+
+
+def test_a_heat_map_is_bright_where_attention_is():
+    picture = torch.rand(3, 64, 96)
+    attention = torch.zeros(4, 6)
+    attention[1, 4] = 0.02
+    shown = heat_map(picture, attention)
+    brightness = shown.mean(0)
+    assert brightness[24, 72] > brightness[40:, :40].max()
+    darkest = (1 - OPACITY) * (picture[:, 60, 5] * torch.tensor([0.299, 0.587, 0.114])).sum()
+    assert torch.allclose(
+        shown[:, 60, 5], darkest + OPACITY * torch.tensor(COLOURS(0.0)[:3], dtype=torch.float32), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("width", [128, 1024])
+def test_a_caption_stands_above_the_picture_whole(width):
+    picture = torch.full((3, 40, width), 0.5)
+    shown = captioned(picture, "<v1> = roof tiles, peak 0.12")
+    strip = shown[:, : shown.shape[1] - 40]
+    assert torch.equal(shown[:, -40:], picture)
+    written = (strip.amax(0) > 0.5).nonzero()
+    assert len(written)
+    assert written[:, 1].min() >= 1 and written[:, 1].max() < width - 1
+    assert written[:, 0].min() >= 1 and written[:, 0].max() < len(strip[0]) - 1
+
+
+def test_a_trailing_mean_looks_back_only():
+    assert trailing_mean([4.0, 2.0, 0.0, 8.0], longest=2) == [4.0, 3.0, 1.0, 4.0]
+    assert math.isclose(trailing_mean([1.0, 2.0, 6.0])[2], 3.0)
+
+
+def test_short_rows_share_a_line_and_long_ones_go_on_in_the_next():
+    pictures = torch.rand(2 * WIDTH, 3, 8, 8)
+    short, long = (Row(title, pictures[:n], [title] * n) for title, n in (("short", WIDTH // 2), ("long", WIDTH + 1)))
+    lines = lines_of([short, short, long, short])
+    assert [[(row.title, len(row.pictures)) for row in line] for line in lines] == [
+        [("short", WIDTH // 2), ("short", WIDTH // 2)],
+        [("long", WIDTH)],
+        [("", 1), ("short", WIDTH // 2)],
+    ]
+
+
+def test_more_pictures_than_a_line_holds_are_counted_not_shown():
+    row = learned_from("<v0> = tower", tiny_reference("tower", WIDTH + 2, 1), 64)
+    assert len(row.pictures) == WIDTH and "the first 6 of 8 pictures" in row.title
+
+
+@pytest.mark.parametrize(("components", "lines", "bare_lines"), [(1, 3, 2), (3, 4, 2)])
+def test_the_sheet_of_a_training_holds_every_reference(make_model, config, components, lines, bare_lines, tmp_path):
+    references = [tiny_reference(word, 1, 1) for word in ("tower", "roof", "door $5", "window")[: components + 1]]
+    model = make_model(config, [reference.class_word for reference in references])
+    training = Training(model, references, config)
+    history = [training.step(), training.step()]
+    sketcher = Sketcher(model, lambda latents: latents[:, :3].sigmoid(), 64, steps=1)
+    bare = training_report(model, references, 64, history, None, "<v0>")
+    # the prompt twice, each token alone, and the attention on the prompt's two tokens
+    sheet = training_report(model, references, 64, history, sketcher, "<v0> with <v1>, $1")
+    sheet.save(tmp_path / "sheet.png")
+    assert sheet.height == round(DOTS_PER_INCH * (CURVES + lines * LINE))
+    assert bare.height == round(DOTS_PER_INCH * (CURVES + bare_lines * LINE))
+    live = live_picture(torch.rand(3, 64, 64), "<v0> with <v1>", history, reference_names(references))
+    live.save(tmp_path / "live.png")
+    left, right = np.array_split(np.asarray(live), 2, axis=1)
+    assert left.std() > 20 and right.std() > 20
