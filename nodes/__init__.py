@@ -1,6 +1,7 @@
 """The nodes, in the order in which a graph uses them."""
 
 from .apply import MagicTailorApply
+from .attention_maps import MagicTailorAttentionMaps
 from .grounded_sam import MagicTailorGroundedSAM, MagicTailorGroundedSAMLoader, register_model_folders
 from .load import MagicTailorLoad
 from .load_pair import MagicTailorLoadPair
@@ -19,6 +20,7 @@ NODES = [
     MagicTailorLoad,
     MagicTailorApply,
     MagicTailorSampler,
+    MagicTailorAttentionMaps,
 ]
 
 __all__ = ["NODES", "register_model_folders"]

@@ -87,7 +87,7 @@ def schedule_of(model: ModelPatcher) -> NoiseSchedule:
             f"its sampling ({type(sampling).__name__}) is not the noise or velocity prediction of Stable Diffusion; "
             "connect the checkpoint without sampling changes such as LCM or EDM",
         )
-    return NoiseSchedule(1.0 / (sigmas.detach().clone().float().cpu() ** 2 + 1.0), prediction)
+    return NoiseSchedule.from_sigmas(sigmas, prediction)
 
 
 def tokenizer_of(clip: CLIP):

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 
@@ -16,6 +18,11 @@ def image_to_library(images: Tensor) -> Tensor:
 def image_from_library(images: Tensor) -> Tensor:
     """(B, 3, H, W) -> IMAGE (B, H, W, 3)."""
     return images.movedim(1, -1).contiguous().cpu()
+
+
+def image_from_pil(picture: Image.Image) -> Tensor:
+    """One RGB picture -> IMAGE (1, H, W, 3)."""
+    return torch.from_numpy(np.array(picture)).float()[None] / 255
 
 
 def images_to_library(batches: Iterable[Tensor]) -> list[Tensor]:

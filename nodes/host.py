@@ -7,6 +7,10 @@ from contextlib import contextmanager
 import torch
 from comfy import model_management
 from comfy.utils import ProgressBar
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+OUT_OF_MEMORY = model_management.OOM_EXCEPTION
 
 
 def torch_device() -> torch.device:
@@ -39,6 +43,13 @@ def check_interrupted() -> None:
 def progress_bar(total: int) -> ProgressBar:
     """The bar on the node that is running; has `.update(1)` and `.update_absolute(value)`."""
     return ProgressBar(total)
+
+
+def show_text(text: str) -> None:
+    """Write a few words on the node that is running; does nothing outside a server."""
+    server, running = getattr(PromptServer, "instance", None), get_executing_context()
+    if server is not None and running is not None:
+        server.send_progress_text(text, running.node_id)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..magictailor.files import load_tailoring
+from ..magictailor.released import LORA_FILE, TABLE_FILE, is_released
 from .errors import artist_errors
 from .types import CATEGORY, Tailoring
 
@@ -19,13 +20,15 @@ class MagicTailorLoad(io.ComfyNode):
             node_id="MagicTailorLoad",
             display_name=NAME,
             category=CATEGORY,
-            description="Loads a file that Save Tailoring wrote, from the loras folder.",
+            description="Loads a file that Save Tailoring wrote, or a folder that the released MagicTailor program "
+            "wrote, from the loras folder.",
             search_aliases=["magictailor load", "load lora"],
             inputs=[
                 io.Combo.Input(
                     "tailoring",
-                    options=folder_paths.get_filename_list("loras"),
-                    tooltip="A file in the loras folder that Save Tailoring wrote. Ordinary LoRAs go into Load LoRA.",
+                    options=_files(),
+                    tooltip="A file in the loras folder that Save Tailoring wrote. For the released program, put its "
+                    f"whole output folder there and choose its {LORA_FILE}. Ordinary LoRAs go into Load LoRA.",
                 ),
             ],
             outputs=[
@@ -36,14 +39,26 @@ class MagicTailorLoad(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, tailoring):
-        stat = _path(tailoring).stat()
-        return [stat.st_mtime_ns, stat.st_size]
+        path = _path(tailoring)
+        files = [path, path.with_name(TABLE_FILE)] if path.name == LORA_FILE else [path]
+        return [(file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file()]
 
     @classmethod
     def execute(cls, tailoring):
         with artist_errors(NAME):
             loaded = load_tailoring(_path(tailoring))
-        return io.NodeOutput(loaded, ", ".join(f"{token.name} = {token.class_word}" for token in loaded.tokens))
+        return io.NodeOutput(loaded, loaded.words)
+
+
+def _files() -> list[str]:
+    """The loras, without other programs' files of the released program's name: those cannot be tailorings."""
+
+    def can_be_loaded(name: str) -> bool:
+        path = Path(name)
+        folders = folder_paths.get_folder_paths("loras")
+        return path.name != LORA_FILE or any(is_released(Path(folder) / path.parent) for folder in folders)
+
+    return [name for name in folder_paths.get_filename_list("loras") if can_be_loaded(name)]
 
 
 def _path(name: str) -> Path:

@@ -13,7 +13,8 @@ from .errors import artist_errors
 from .types import CATEGORY, Reference
 
 NAME = "Load MagicTailor Pair"
-EXAMPLES = Path(__file__).parents[1] / "examples"
+# not "examples": the host would serve that folder in place of workflows/ as the templates
+EXAMPLES = Path(__file__).parents[1] / "example_pairs"
 EXAMPLE_PREFIX = "example: "
 
 
@@ -32,9 +33,10 @@ class MagicTailorLoadPair(io.ComfyNode):
                 io.Combo.Input(
                     "folder",
                     options=folders,
-                    tooltip="A folder in ComfyUI's input folder named {concept}_{id}+{component}_{id}, such as "
-                    "tower_a+roof_a. Its pictures begin with 0_ (concept) and 1_ (component); masks/<same name>.png is "
-                    "white where to learn. Press R to list new folders. 'example:' comes with the pack.",
+                    tooltip="A folder in ComfyUI's input folder, named like tower_a+roof_a: concept, component "
+                    "and anything after _ that tells two of them apart. Its pictures begin with 0_ (concept) and 1_ "
+                    "(component); masks/<same name>.png is white where to learn. Press R to list new folders. "
+                    "'example:' comes with the pack.",
                 ),
                 io.Int.Input(
                     "component_number",

@@ -5,8 +5,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
-from ..magictailor.files import checked_name, save_embedding, save_tailoring
-from ..magictailor.tailoring import Tailoring as LibraryTailoring
+from ..magictailor.files import embedding_name, save_with_embeddings
+from .convert import image_to_library
 from .errors import artist_errors
 from .types import CATEGORY, Tailoring
 
@@ -32,6 +32,12 @@ class MagicTailorSave(io.ComfyNode):
                     tooltip="File name without ending; people/anna makes a subfolder. The embeddings get _v0, _v1 ... "
                     "added to it.",
                 ),
+                io.Image.Input(
+                    "thumbnail",
+                    optional=True,
+                    tooltip="A picture for the lists of model managers, such as a first drawing; stored inside the "
+                    "file with at most 256 pixels a side. Of a batch the first is taken.",
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="lora_name", tooltip="The saved file, as the stock Load LoRA lists it."),
@@ -47,41 +53,15 @@ class MagicTailorSave(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, tailoring, name):
+    def execute(cls, tailoring, name, thumbnail=None):
+        shown = None if thumbnail is None else image_to_library(thumbnail[:1])[0]
+        loras, embeddings = (Path(folder_paths.get_folder_paths(kind)[0]) for kind in ("loras", "embeddings"))
         with artist_errors(NAME):
-            wanted = checked_name(name)
-            saved = _save(tailoring, wanted)
-        lora_name = f"{saved}.safetensors"
-        embeddings = [_embedding_name(saved, token.name) for token in tailoring.tokens]
+            saved = save_with_embeddings(tailoring, name, loras, embeddings, shown)
+        lora_name = f"{saved.name}.safetensors"
+        names = [embedding_name(saved.name, token) for token in tailoring.tokens]
         prompt = tailoring.prompt
-        for token, embedding in zip(tailoring.tokens, embeddings, strict=True):
+        for token, embedding in zip(tailoring.tokens, names, strict=True):
             prompt = prompt.replace(token.name, f"embedding:{embedding}")
-        text = "\n".join([f"loras: {lora_name}", *(f"embeddings: {e}.safetensors" for e in embeddings)])
-        return io.NodeOutput(lora_name, embeddings, prompt, ui=ui.PreviewText(text))
-
-
-def _embedding_name(saved: str, token: str) -> str:
-    return f"{saved}_{token.strip('<>')}"
-
-
-def _save(tailoring: LibraryTailoring, wanted: str) -> str:
-    """Save under the first of wanted, wanted_2, wanted_3 ... of which no file is there, and return it."""
-    loras = Path(folder_paths.get_folder_paths("loras")[0])
-    embeddings = Path(folder_paths.get_folder_paths("embeddings")[0])
-    number = 1
-    while True:
-        name = wanted if number == 1 else f"{wanted}_{number}"
-        number += 1
-        written: list[Path] = []
-        try:
-            for token in tailoring.tokens:
-                path = embeddings / f"{_embedding_name(name, token.name)}.safetensors"
-                save_embedding(token, path)
-                written.append(path)
-            save_tailoring(tailoring, loras / f"{name}.safetensors")
-            return name
-        except BaseException as error:
-            for path in written:
-                path.unlink()
-            if not isinstance(error, FileExistsError):
-                raise
+        text = "\n".join([f"loras: {lora_name}", *(f"embeddings: {n}.safetensors" for n in names)])
+        return io.NodeOutput(lora_name, names, prompt, ui=ui.PreviewText(text))

@@ -4,19 +4,26 @@ from pathlib import Path
 
 import folder_paths
 from comfy_api.v0_0_2 import io
+from PIL import Image
 
 from ..magictailor.config import Knob, TailorConfig, defaults, knobs
 from ..magictailor.files import save_tailoring
 from ..magictailor.model import build_model
 from ..magictailor.references import Reference as LibraryReference
-from ..magictailor.trainer import StepReport, TrainingDiverged, TrainingResult, train
+from ..magictailor.sampling import Sketcher
+from ..magictailor.trainer import TrainingDiverged, TrainingResult, train
 from . import host
 from .checkpoint import checkpoint_weights
+from .convert import image_from_pil, image_to_library
 from .errors import artist_errors
+from .live_view import LiveView
 from .types import CATEGORY, Reference, Tailoring
 
 NAME = "MagicTailor Train"
 MOST_COMPONENTS = 8
+PREVIEW_EVERY = 50
+PREVIEW_PROMPT = "<v0> with <v1>"
+PREVIEW_STEPS = 20
 
 
 class MagicTailorTrain(io.ComfyNode):
@@ -39,7 +46,9 @@ class MagicTailorTrain(io.ComfyNode):
                 io.Autogrow.Input(
                     "components",
                     template=io.Autogrow.TemplatePrefix(
-                        Reference.Input("component", tooltip="A component; becomes <v1>, <v2> ... in this order."),
+                        Reference.Input(
+                            "component", tooltip="A component; the first one becomes <v1>, the second <v2> ..."
+                        ),
                         prefix="component",
                         min=1,
                         max=MOST_COMPONENTS,
@@ -47,6 +56,32 @@ class MagicTailorTrain(io.ComfyNode):
                     tooltip="What the concept will wear: one or more components.",
                 ),
                 *(_widget(name, knob) for name, knob in knobs().items()),
+                # optional, so that graphs made before they existed still run
+                io.Int.Input(
+                    "preview_every",
+                    default=PREVIEW_EVERY,
+                    min=0,
+                    max=100_000,
+                    optional=True,
+                    tooltip="Steps from one sample on this node to the next; they do not change what is learned. "
+                    "0 draws none, neither here nor in the report.",
+                ),
+                io.String.Input(
+                    "preview_prompt",
+                    default=PREVIEW_PROMPT,
+                    optional=True,
+                    tooltip="What the samples show, here and in the report: <v0> is the concept, <v1> the first "
+                    "component.",
+                ),
+                io.Int.Input(
+                    "preview_steps",
+                    default=PREVIEW_STEPS,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="DDIM steps of each sample: fewer take less time, more look cleaner.",
+                ),
             ],
             outputs=[
                 Tailoring.Output(
@@ -54,34 +89,57 @@ class MagicTailorTrain(io.ComfyNode):
                 ),
                 io.LoraModel.Output(display_name="lora", tooltip="The LoRA alone, for the stock LoRA nodes."),
                 io.LossMap.Output(display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."),
+                io.Image.Output(
+                    display_name="report",
+                    tooltip="A sheet with what was learned from, the curves, the tokens' attention and samples.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, model, clip, vae, concept, components, **settings):
+    def execute(
+        cls,
+        model,
+        clip,
+        vae,
+        concept,
+        components,
+        preview_every=PREVIEW_EVERY,
+        preview_prompt=PREVIEW_PROMPT,
+        preview_steps=PREVIEW_STEPS,
+        **settings,
+    ):
         references = [concept, *(c for c in components.values() if c is not None)]
         with artist_errors(NAME):
             config = TailorConfig(**settings)
             host.free_memory()
             with host.outside_inference_mode():
-                result = _train(model, clip, vae, references, config)
-        loss_map = {"loss": [report.loss for report in result.history]}
-        return io.NodeOutput(result.tailoring, dict(result.tailoring.lora), loss_map)
+                result, report = _train(
+                    model, clip, vae, references, config, preview_every, preview_prompt, preview_steps
+                )
+        loss_map = {"loss": [step.loss for step in result.history]}
+        return io.NodeOutput(result.tailoring, dict(result.tailoring.lora), loss_map, image_from_pil(report))
 
 
-def _train(model, clip, vae, references: list[LibraryReference], config: TailorConfig) -> TrainingResult:
-    weights = checkpoint_weights(model, clip, vae)
+def _train(
+    model, clip, vae, references: list[LibraryReference], config: TailorConfig, every: int, prompt: str, steps: int
+) -> tuple[TrainingResult, Image.Image]:
+    """Everything that holds the trained model is in here, so that its memory is free when this returns."""
     words = [reference.class_word for reference in references]
-    bar = host.progress_bar(config.total_steps)
-
-    def after_step(report: StepReport) -> None:
-        bar.update_absolute(report.step)
-        host.check_interrupted()
-
+    trained = build_model(checkpoint_weights(model, clip, vae), words, config, host.torch_device())
+    sketcher = Sketcher(
+        trained,
+        decode=lambda latents: image_to_library(vae.decode(latents)),
+        resolution=config.resolution or trained.family.resolution,
+        steps=steps,
+        after_step=host.check_interrupted,
+    )
+    view = LiveView(config.total_steps, references, sketcher, prompt, every)
     try:
-        return train(build_model(weights, words, config, host.torch_device()), references, config, after_step)
+        result = train(trained, references, config, view.after_step)
     except TrainingDiverged as error:
         raise RuntimeError(f"{NAME}: {error}. {_rescue(error)}") from error
+    return result, view.report()
 
 
 def _rescue(error: TrainingDiverged) -> str:

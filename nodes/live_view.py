@@ -1,0 +1,91 @@
+"""What the Train node shows while it works: progress, time left, a sample and the curves."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+from ..magictailor.errors import InputError
+from ..magictailor.references import Reference
+from ..magictailor.report import live_picture, reference_names, training_report
+from ..magictailor.sampling import Sketcher
+from ..magictailor.trainer import StepReport
+from . import host
+
+LARGEST_SIDE = 1040  # of the picture on the node, in pixels
+
+
+class LiveView:
+    """Called after every step of a training.
+
+    Args:
+        sketcher: draws the samples.
+        prompt: what they show.
+        every: steps from one sample to the next; 0 draws none.
+
+    Raises:
+        InputError: the prompt is too long, or holds a token that is not learned; names "preview_prompt".
+    """
+
+    def __init__(self, total_steps: int, references: Sequence[Reference], sketcher: Sketcher, prompt: str, every: int):
+        try:
+            sketcher.model.prompts.require_readable(prompt)
+        except InputError as error:
+            raise InputError("preview_prompt", error.message) from error
+        self.bar = host.progress_bar(total_steps)
+        self.references, self.sketcher, self.prompt, self.every = references, sketcher, prompt, every
+        self.history: list[StepReport] = []
+        self.started = time.monotonic()
+
+    def after_step(self, report: StepReport) -> None:
+        """Show a step. Raises the host's interrupt if the user asked for it."""
+        self.history.append(report)
+        due = self.every and report.step % self.every == 0 and report.step < report.total_steps
+        sample = self._unless_memory_runs_out(self._sample) if due else None
+        self.bar.update_absolute(report.step, preview=sample and ("JPEG", sample, LARGEST_SIDE))
+        seconds = (time.monotonic() - self.started) / report.step * (report.total_steps - report.step)
+        host.show_text(
+            f"{report.phase}, step {report.step} of {report.total_steps}, {duration(seconds)} left\n"
+            f"loss {report.loss:.4f}"
+        )
+        host.check_interrupted()
+
+    def report(self) -> Image.Image:
+        """The sheet of a finished training; it is shown on the node too."""
+        took = duration(time.monotonic() - self.started)
+        host.show_text("drawing the report")
+        sheet = self._unless_memory_runs_out(lambda: self._sheet(self.sketcher if self.every else None))
+        if sheet is None:
+            sheet = self._sheet(None)
+        self.bar.update_absolute(self.bar.total, preview=("JPEG", sheet, LARGEST_SIDE))
+        host.show_text(f"{self.history[-1].total_steps} steps in {took}")
+        return sheet
+
+    def _sheet(self, sketcher: Sketcher | None) -> Image.Image:
+        model, resolution = self.sketcher.model, self.sketcher.resolution
+        return training_report(model, self.references, resolution, self.history, sketcher, self.prompt)
+
+    def _sample(self) -> Image.Image:
+        drawn = self.sketcher.picture(self.sketcher.latents(self.prompt, seed=0))
+        caption = f"{self.prompt}, after step {self.history[-1].step}"
+        return live_picture(drawn, caption, self.history, reference_names(self.references))
+
+    def _unless_memory_runs_out(self, draw: Callable[[], Image.Image]) -> Image.Image | None:
+        """A picture; or None and no more samples, for what was learned is worth more than a look at it."""
+        try:
+            return draw()
+        except host.OUT_OF_MEMORY:
+            logging.warning("MagicTailor Train: there is not enough memory for samples, so none are drawn.")
+            self.every = 0
+        host.empty_cache()
+        return None
+
+
+def duration(seconds: float) -> str:
+    """`1 h 05 min`, `4 min 10 s` or `32 s`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

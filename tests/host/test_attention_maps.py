@@ -1,0 +1,111 @@
+"""Heat maps of the host's own U-Net: the library's attention, for tokens and words, on pictures of any shape."""
+
+import types
+
+import pytest
+import torch
+from PIL import Image
+
+SIDE = 128
+TIMESTEP = 400
+PROMPT = "(<v0>:1.0) with <v1> on a sunlit beach"
+
+
+@pytest.fixture(scope="module")
+def trained(nodes, library, loaded_checkpoint, taesd, rendered_pair):
+    """The library's model after two steps strong enough to be seen, and its tailoring."""
+    config = library.config.TailorConfig(
+        phase1_train_steps=2, phase2_train_steps=0, phase1_learning_rate=1e-2, resolution=64, lora_rank=4
+    )
+    references = [
+        library.references.Reference(part.class_word, part.images[:1], part.masks[:1])
+        for part in library.pairs.load_pair(rendered_pair)
+    ]
+    weights = nodes.train.checkpoint_weights(*loaded_checkpoint[:2], taesd)
+    model = library.model.build_model(weights, ["house", "roof"], config, torch.device("cpu"))
+    result = library.trainer.train(model, references, config)
+    return types.SimpleNamespace(model=model, tailoring=result.tailoring)
+
+
+@pytest.fixture
+def heat_maps(nodes, loaded_checkpoint, taesd, trained):
+    def draw(image, prompt=PROMPT, words="", noise_level=TIMESTEP / 999, seed=3):
+        with torch.inference_mode():
+            return nodes.MagicTailorAttentionMaps.execute(
+                *loaded_checkpoint[:2], taesd, trained.tailoring, image, prompt, words, noise_level, seed
+            ).args[0]
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def picture(library, rendered_pair):
+    (concept, *_) = library.pairs.load_pair(rendered_pair)
+    image = library.references.prepare(concept.reference(), SIDE)[0][:1]
+    return image.movedim(1, -1)
+
+
+def test_the_maps_are_the_librarys(host, nodes, library, loaded_checkpoint, taesd, trained, picture):
+    import comfy.sample
+
+    words = ["<v0>", "<v1>", "sunlit beach"]
+    module = nodes.attention_maps
+    with torch.inference_mode():
+        model, clip = nodes.MagicTailorApply.execute(*loaded_checkpoint[:2], trained.tailoring, 1.0).args
+        latents = taesd.encode(picture)
+        columns = [module._positions(clip, PROMPT, word) for word in words]
+        theirs = module._attention(model, clip, latents, PROMPT, columns, TIMESTEP / 999, 3)[0]
+        scaled = loaded_checkpoint[0].model.process_latent_in(latents)
+        noise = comfy.sample.prepare_noise(latents, 3)
+    # weights of a prompt are the host's alone
+    plain = PROMPT.replace("(", "").replace(":1.0)", "")
+    ours = library.heatmaps.word_attention(trained.model, scaled.clone(), noise.clone(), TIMESTEP, plain, words)
+    difference = ((ours - theirs).abs().amax((1, 2)) / ours.amax((1, 2))).max().item()
+    print("attention of the host's U-Net against the library's, largest relative difference:", difference)
+    assert theirs.shape == ours.shape == (3, 4, 4)
+    assert difference < 1e-4
+    assert (ours[0] / ours[0].max() - ours[1] / ours[1].max()).abs().max() > 1e-3
+
+
+def test_every_token_and_word_gets_a_picture_of_each_image(heat_maps, picture, tmp_path):
+    images = torch.cat([picture, picture.flip(2)])
+    shown = heat_maps(images, words=" beach,, sunlit ")
+    assert shown.shape[0] == 8 and shown.shape[2:] == (SIDE, 3) and shown.shape[1] > SIDE
+    assert 0.0 <= shown.min() and shown.max() <= 1.0
+    one = heat_maps(picture, words="beach, sunlit")
+    Image.fromarray((torch.cat(list(one), 1) * 255).byte().numpy()).save(tmp_path / "maps.png")
+    # rounding may take a pixel to the next of the 256 colours
+    assert (shown[:4] - one).abs().mean() < 1e-3 < (shown[4:] - one).abs().mean()
+    assert len(heat_maps(picture, prompt="<v1>")) == 1
+
+
+def test_pictures_need_not_be_square(heat_maps, picture):
+    wide = picture[:, :64]
+    assert heat_maps(wide).shape[2] == SIDE
+    odd = torch.nn.functional.pad(picture, (0, 0, 0, 20))
+    assert heat_maps(odd).shape[2] == SIDE + 20
+
+
+def test_noise_and_seed_count(heat_maps, picture):
+    plain = heat_maps(picture)
+    assert torch.equal(plain, heat_maps(picture))
+    assert not torch.equal(plain, heat_maps(picture, seed=4))
+    assert not torch.equal(plain, heat_maps(picture, noise_level=0.9))
+
+
+def test_the_given_model_is_not_patched(heat_maps, loaded_checkpoint, picture):
+    heat_maps(picture)
+    assert "patches_replace" not in loaded_checkpoint[0].model_options["transformer_options"]
+    assert loaded_checkpoint[0].patches == {}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"words": "beech"}, "words: beech does not stand in the prompt"),
+        ({"prompt": "a beach"}, "prompt: holds no token"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(heat_maps, picture, inputs, message):
+    with pytest.raises(ValueError, match=f"^MagicTailor Attention Maps, {message}"):
+        heat_maps(picture, **inputs)
