@@ -108,9 +108,10 @@ class Parts:
 def make_parts(shape: Shape, dtype: torch.dtype, device: torch.device) -> Parts:
     """The networks of a shape; the same seed at every call, so the same weights."""
     levels = len(shape.autoencoder["block_out_channels"])
+    # cast one by one: all of them at once in 32 bits need more room than a training step
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(**shape.unet)
+        unet = UNet2DConditionModel(**shape.unet).to(dtype).requires_grad_(False)
         autoencoder = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
@@ -119,13 +120,12 @@ def make_parts(shape: Shape, dtype: torch.dtype, device: torch.device) -> Parts:
         )
         # what a step never runs need not be held
         autoencoder.decoder = autoencoder.post_quant_conv = nn.Identity()
+        autoencoder = autoencoder.to(dtype).requires_grad_(False).eval()
         encoders = {}
         for description, text in zip(shape.described.text_encoders, shape.text, strict=True):
             # only the pooled encoder of a family has a projection
             kind = CLIPTextModelWithProjection if text is CLIP_G else CLIPTextModel
-            encoders[description.key] = kind(CLIPTextConfig(**text)).eval()
-    for module in (unet, autoencoder.eval(), *encoders.values()):
-        module.to(device, dtype).requires_grad_(False)
+            encoders[description.key] = kind(CLIPTextConfig(**text)).to(dtype).requires_grad_(False).eval()
     return Parts(unet, encoders, autoencoder)
 
 

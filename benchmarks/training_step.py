@@ -2,17 +2,16 @@
 
     python -m benchmarks.training_step                      the small SD 1.x of the tests, on the CPU
     python -m benchmarks.training_step --shape sd15         full size, on a GPU if there is one
-    python -m benchmarks.training_step --shape sdxl --modes default low-memory
+    python -m benchmarks.training_step --shape sdxl --modes low-memory --limit-gib 16
 
-It first checks, in 32 bits, that both give the same losses and the same gradients of the LoRA.
+It first checks, in 32 bits, that both give the same losses and the same gradients of the LoRA. A mode that runs out of
+the card's memory, or of the part of it that --limit-gib leaves, is reported as not fitting. All rows of a GPU at once:
+benchmarks/on_gpu.sh.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
-import pathlib
 import statistics
 import time
 from collections.abc import Callable
@@ -28,10 +27,19 @@ from magictailor.noise import scaled_linear_schedule
 from magictailor.references import Reference
 from magictailor.trainer import DS_BAL, WARM_UP, Training
 
+from .measuring import limit_memory, memory, name_of, peak_memory, release, reset_peak, synchronise
 from .shapes import SHAPES, Shape, at_resolution, make_parts, word_tokenizer
 from .textbook import Textbook, textbook_of
 
-MODES = ("textbook", "default", "low-memory")
+TEXTBOOK = "textbook"
+# settings of MagicTailor Train
+OURS = {
+    "default": {},
+    "checkpointing": {"gradient_checkpointing": True},
+    "low-memory": {"low_memory": True},
+    "smallest": {"low_memory": True, "gradient_checkpointing": True},
+}
+MODES = (TEXTBOOK, *OURS)
 LARGEST_DIFFERENCE = 1e-4
 PICTURES = 3
 
@@ -53,18 +61,25 @@ def main() -> None:
     diffusers.logging.set_verbosity_error()
     options = parse_options()
     device = torch.device(options.device)
+    if options.limit_gib is not None:
+        limit_memory(device, options.limit_gib)
     shape = at_resolution(SHAPES[options.shape], options.resolution)
-    modes = [mode for mode in options.modes if shape.textbook or mode != "textbook"]
-    print(f"{options.shape}, {shape.resolution} pixels, {PICTURES}+{PICTURES} pictures, {name_of(device)}")
+    modes = [mode for mode in options.modes if shape.textbook or mode != TEXTBOOK]
+    limit = "" if options.limit_gib is None else f", at most {options.limit_gib:g} GiB"
+    print(f"{options.shape}, {shape.resolution} pixels, {PICTURES}+{PICTURES} pictures, {name_of(device)}{limit}")
     if shape.textbook and not options.skip_check:
         print(f"same losses and LoRA gradients in 32 bits: largest relative difference {checked(shape, device):.1e}")
     rate = matrix_rate(device) if device.type == "cuda" else None
     results = {}
     for mode in modes:
-        results[mode] = measured(mode, shape, device, options.steps, options.precision)
-        print_row(mode, results[mode], results.get("textbook"), rate)
-    for mode in modes:
-        per_run = 200 * results[mode].median(WARM_UP) + 300 * results[mode].median(DS_BAL)
+        try:
+            results[mode] = measured(mode, shape, device, options.steps, options.precision)
+        except torch.OutOfMemoryError:
+            print(f"{mode:13} does not fit")
+            continue
+        print_row(mode, results[mode], results.get(TEXTBOOK), rate)
+    for mode, result in results.items():
+        per_run = 200 * result.median(WARM_UP) + 300 * result.median(DS_BAL)
         print(f"{mode}: 200 + 300 steps take {per_run:.0f} s")
 
 
@@ -74,8 +89,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--resolution", type=int, help="pixels; the family's own by default")
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each phase, after one that is not")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=(TEXTBOOK, "default", "low-memory"))
     parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "no"), default="auto", help="of all modes")
+    parser.add_argument("--limit-gib", type=float, help="of a GPU's memory, to see what fits a smaller card")
     parser.add_argument("--skip-check", action="store_true", help="do not compare losses and gradients first")
     return parser.parse_args()
 
@@ -85,7 +101,7 @@ def config_of(mode: str, shape: Shape, steps: int, **changes) -> TailorConfig:
         phase1_train_steps=steps,
         phase2_train_steps=steps,
         resolution=shape.resolution,
-        low_memory=mode == "low-memory",
+        **OURS.get(mode, {}),
         **changes,
     )
 
@@ -160,7 +176,7 @@ def measured(mode: str, shape: Shape, device: torch.device, steps: int, precisio
     release(device)
     start = memory(device)
     config = config_of(mode, shape, steps + 1, mixed_precision=precision)
-    if mode == "textbook":
+    if mode == TEXTBOOK:
         textbook = make_textbook(shape, config, device)
         drawing = make_training(shape, config, torch.device("cpu")) if device.type == "cpu" else None
         training_draw = (drawing or make_training(shape, config, device)).draw
@@ -193,7 +209,7 @@ def print_row(mode: str, result: Measurement, textbook: Measurement | None, rate
     for phase, seconds in result.seconds.items():
         median = statistics.median(seconds)
         line = (
-            f"{mode:10} {phase:8} {median:8.3f} s/step ({min(seconds):.3f} to {max(seconds):.3f})  "
+            f"{mode:13} {phase:8} {median:8.3f} s/step ({min(seconds):.3f} to {max(seconds):.3f})  "
             f"{result.flops[phase] / 1e12:7.2f} TFLOP  peak {result.peak / 2**30:6.2f} GiB"
         )
         if textbook is not None:
@@ -203,12 +219,6 @@ def print_row(mode: str, result: Measurement, textbook: Measurement | None, rate
         if rate is not None:
             line += f"  {result.flops[phase] / median / rate:4.0%} of the chip's matrix rate"
         print(line, flush=True)
-
-
-def name_of(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU with {torch.get_num_threads()} threads"
 
 
 def matrix_rate(device: torch.device, size: int = 8192, repeats: int = 10) -> float:
@@ -222,43 +232,6 @@ def matrix_rate(device: torch.device, size: int = 8192, repeats: int = 10) -> fl
         a @ b
     synchronise(device)
     return repeats * 2 * size**3 / (time.perf_counter() - began)
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def release(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    else:
-        # the C library keeps freed memory, which would hide what the next mode needs
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def memory(device: torch.device) -> int:
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _status("VmRSS")
-
-
-def reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        # Linux: 5 sets the process's peak of resident memory back to what it holds now (man 5 proc)
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"this system does not tell {field}")
 
 
 if __name__ == "__main__":
