@@ -19,7 +19,7 @@ import pathlib
 
 import torch
 
-from .random_weights import Weights, averaged, centred, save_weights, signal_pairs
+from .random_weights import Weights, averaged, centred, save_torch, save_weights, signal_pairs
 
 RESIDUAL_GAIN = 0.25  # standard deviation of a residual branch beside a signal of about 1
 TEXT_GAIN = 2.5  # cross-attention is stronger than self-attention, so that every word of a prompt shows
@@ -119,12 +119,7 @@ SDXL = Family(
 
 def make_checkpoint(family: Family, path: str | pathlib.Path, seed: int = 0) -> pathlib.Path:
     """Write a .ckpt (fp16) that the stock CheckpointLoaderSimple recognises as `family`."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(family_state_dict(family, seed), partial)
-    partial.replace(path)
-    return path
+    return save_torch(family_state_dict(family, seed), path)
 
 
 def make_sd1_checkpoint(path: str | pathlib.Path, seed: int = 0) -> pathlib.Path:
@@ -146,6 +141,34 @@ def family_state_dict(family: Family, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def _add_unet(weights: Weights, prefix: str, unet: UNet) -> None:
+    base, last_level = unet.model_channels, len(unet.channel_mult) - 1
+    skips, way_out = add_unet_encoder(weights, prefix, unet)
+    channels = skips[-1]
+
+    block = 0
+    for level in range(last_level, -1, -1):
+        width, depth = unet.channel_mult[level] * base, unet.transformer_depth[level]
+        for index in range(unet.res_blocks + 1):
+            name = f"{prefix}output_blocks.{block}."
+            _add_unet_block(weights, name, channels + skips.pop(), width, depth, unet)
+            channels = width
+            if level and index == unet.res_blocks:
+                weights.layer(f"{name}{2 if depth else 1}.conv", (channels, channels, 3, 3))
+            block += 1
+    if unet.velocity:
+        bias = f"{prefix}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+        weights.put(bias, weights.random(base, std=0.2))
+    _pass_first_skip(weights, f"{prefix}output_blocks.{block - 1}.0.skip_connection", base)
+    weights.norm(prefix + "out.0", base)
+    # the last norm divides the signal by the deviation of signal and residuals together
+    weights.signal(prefix + "out.2", centred(1.6 * way_out), noise=RESIDUAL_GAIN)
+
+
+def add_unet_encoder(weights: Weights, prefix: str, unet: UNet) -> tuple[list[int], torch.Tensor]:
+    """Add embeddings, way down and middle of a U-Net, which are a ControlNet's too.
+
+    Returns the channels of the skip connections, the first one first, and the way out of the signal path.
+    """
     base, embedding = unet.model_channels, 4 * unet.model_channels
     way_in, way_out = signal_pairs(weights, base, unet.latent_channels)
     weights.layer(prefix + "time_embed.0", (embedding, base))
@@ -171,24 +194,7 @@ def _add_unet(weights: Weights, prefix: str, unet: UNet) -> None:
     _add_unet_res_block(weights, prefix + "middle_block.0.", channels, channels, embedding)
     _add_spatial_transformer(weights, prefix + "middle_block.1.", channels, unet.middle_depth, unet)
     _add_unet_res_block(weights, prefix + "middle_block.2.", channels, channels, embedding)
-
-    block = 0
-    for level in range(last_level, -1, -1):
-        width, depth = unet.channel_mult[level] * base, unet.transformer_depth[level]
-        for index in range(unet.res_blocks + 1):
-            name = f"{prefix}output_blocks.{block}."
-            _add_unet_block(weights, name, channels + skips.pop(), width, depth, unet)
-            channels = width
-            if level and index == unet.res_blocks:
-                weights.layer(f"{name}{2 if depth else 1}.conv", (channels, channels, 3, 3))
-            block += 1
-    if unet.velocity:
-        bias = f"{prefix}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-        weights.put(bias, weights.random(base, std=0.2))
-    _pass_first_skip(weights, f"{prefix}output_blocks.{block - 1}.0.skip_connection", base)
-    weights.norm(prefix + "out.0", base)
-    # the last norm divides the signal by the deviation of signal and residuals together
-    weights.signal(prefix + "out.2", centred(1.6 * way_out), noise=RESIDUAL_GAIN)
+    return skips, way_out
 
 
 def _pass_first_skip(weights: Weights, key: str, base: int) -> None:

@@ -64,10 +64,13 @@ def make_base_dir(base_dir: str | pathlib.Path) -> pathlib.Path:
     return base
 
 
-def import_host(comfy_root: str | pathlib.Path, base_dir: str | pathlib.Path | None = None) -> types.ModuleType:
-    """Make the host's modules importable in this process, on the CPU, and return its `nodes` module.
+def import_host(
+    comfy_root: str | pathlib.Path, base_dir: str | pathlib.Path | None = None, cpu: bool = True
+) -> types.ModuleType:
+    """Make the host's modules importable in this process and return its `nodes` module.
 
-    With `base_dir` the host's folder_paths points there. Must run before anything imports comfy.model_management.
+    It computes on the CPU, or with `cpu` False on the device it finds. With `base_dir` the host's folder_paths points
+    there. Must run before anything imports comfy.model_management.
     """
     root = str(pathlib.Path(comfy_root).resolve())
     if "comfy.model_management" in sys.modules:
@@ -76,7 +79,7 @@ def import_host(comfy_root: str | pathlib.Path, base_dir: str | pathlib.Path | N
         sys.path.insert(0, root)
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = cpu
     if base_dir is not None:
         args.base_directory = str(pathlib.Path(base_dir).resolve())
     import nodes

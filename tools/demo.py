@@ -17,7 +17,7 @@ from .models import SD1_CHECKPOINT, share_models, small_models
 from .workflow import Frontend
 
 WORKFLOW = PACK_ROOT / "workflows" / "tailor_concept_and_component.json"
-EXAMPLE = PACK_ROOT / "examples" / "house_a+roof_a"
+EXAMPLE = PACK_ROOT / "example_pairs" / "house_a+roof_a"
 SAVED_FOLDERS = ("models/loras", "models/embeddings", "output/loras")
 
 
@@ -33,10 +33,12 @@ def small_overrides(steps: tuple[int, int], resolution: int, sampler_steps: int,
             "phase1_train_steps": steps[0],
             "phase2_train_steps": steps[1],
             "resolution": resolution,
+            "preview_steps": sampler_steps,
         },
         "MagicTailorSampler": {"steps": sampler_steps},
         "KSampler": {"steps": sampler_steps},
         "EmptyLatentImage": {"width": size, "height": size},
+        "ImageScaleToTotalPixels": {"megapixels": max(0.01, size * size / 2**20)},
     }
 
 

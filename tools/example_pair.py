@@ -316,7 +316,7 @@ def write_pair(folder: str | pathlib.Path) -> pathlib.Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=pathlib.Path, help=f"where to write, for example examples/{FOLDER_NAME}")
+    parser.add_argument("folder", type=pathlib.Path, help=f"where to write, for example example_pairs/{FOLDER_NAME}")
     print(write_pair(parser.parse_args().folder))
 
 

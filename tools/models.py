@@ -9,16 +9,28 @@ import shutil
 
 from .checkpoint import SD2_BASE, SD2_V, SDXL, make_checkpoint, make_sd1_checkpoint
 from .comfyui import STATE_DIR
+from .controlnet import make_controlnet
 from .mask_models import make_mask_models
 from .taesd import make_taesd
+from .upscaler import make_upscaler
 
 SD1_CHECKPOINT = "sd15_small.safetensors"
+CONTROLNET = "control_v11p_sd15_canny.pth"
+UPSCALER = "RealESRGAN_x4plus.pth"
 OTHER_FAMILIES = {"sd2": SD2_BASE, "sd2_v": SD2_V, "sdxl": SDXL}
-RECIPES = ("checkpoint.py", "random_weights.py", "taesd.py", "mask_models.py", "models.py")
+RECIPES = (
+    "checkpoint.py",
+    "controlnet.py",
+    "mask_models.py",
+    "models.py",
+    "random_weights.py",
+    "taesd.py",
+    "upscaler.py",
+)
 
 
 def small_models(cache: str | pathlib.Path = STATE_DIR / "models") -> pathlib.Path:
-    """A models folder with the small SD 1.x checkpoint, "taesd" and the mask models, all random."""
+    """A models folder with the small SD 1.x checkpoint, "taesd", mask models, ControlNet and upscaler, all random."""
     cache = pathlib.Path(cache)
     stamp, recipe = cache / "recipe.sha256", _recipe()
     if not stamp.is_file() or stamp.read_text() != recipe:
@@ -26,6 +38,8 @@ def small_models(cache: str | pathlib.Path = STATE_DIR / "models") -> pathlib.Pa
         make_sd1_checkpoint(cache / "checkpoints" / SD1_CHECKPOINT)
         make_taesd(cache)
         make_mask_models(cache)
+        make_controlnet(cache / "controlnet" / CONTROLNET)
+        make_upscaler(cache / "upscale_models" / UPSCALER)
         stamp.write_text(recipe)
     return cache
 

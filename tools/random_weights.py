@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import safetensors.torch
 import torch
@@ -11,12 +12,25 @@ import torch
 
 def save_weights(tensors: dict[str, torch.Tensor], path: str | pathlib.Path) -> pathlib.Path:
     """Write a .safetensors file, its folder included. An interrupted run never leaves half a file under that name."""
+    with _whole(path) as partial:
+        safetensors.torch.save_file(tensors, partial)
+    return pathlib.Path(path)
+
+
+def save_torch(weights: dict, path: str | pathlib.Path) -> pathlib.Path:
+    """Write a file by torch.save (.pth, .ckpt), in which shared memory is stored once; else as `save_weights`."""
+    with _whole(path) as partial:
+        torch.save(weights, partial)
+    return pathlib.Path(path)
+
+
+@contextlib.contextmanager
+def _whole(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    safetensors.torch.save_file(tensors, partial)
+    yield partial
     partial.replace(path)
-    return path
 
 
 class Weights:

@@ -8,16 +8,21 @@ import itertools
 import json
 import pathlib
 import urllib.request
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from playwright.sync_api import Page, sync_playwright
 
 from .browser import FLAGS, find_browser
+
+T = TypeVar("T")
 
 VIEWPORT = (2400, 1500)
 START_TIMEOUT = 300_000  # milliseconds; the first load takes about a minute on two busy cores
 TITLE_HEIGHT = 30  # litegraph draws a node's title above its position
 
 QUIET_SETTINGS = {
+    "Comfy.Locale": "en",
     "Comfy.TutorialCompleted": True,  # else the templates dialog opens on the first visit
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasMenu": False,
@@ -70,11 +75,14 @@ def check_layout(boxes: list[NodeBox]) -> list[str]:
 class Frontend:
     """The frontend of a running server in headless Chromium. A context manager; one workflow is open at a time.
 
+    `settings` are the frontend's own, by their ids, such as {"Comfy.Locale": "zh"}; the server keeps them.
+
     The browser lives on a thread of its own: Playwright's synchronous API occupies the event loop of its thread.
     """
 
-    def __init__(self, server_url: str, viewport: tuple[int, int] = VIEWPORT):
+    def __init__(self, server_url: str, viewport: tuple[int, int] = VIEWPORT, settings: Mapping | None = None):
         self.server_url = server_url
+        self.settings = QUIET_SETTINGS | dict(settings or {})
         self.viewport = {"width": viewport[0], "height": viewport[1]}
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
 
@@ -130,6 +138,10 @@ class Frontend:
         """The result of a JavaScript function run in the page."""
         return self._on_thread(lambda: self.page.evaluate(script, argument))
 
+    def on_page(self, action: Callable[[Page], T]) -> T:
+        """The result of an action on Playwright's page: mouse, keyboard, locators."""
+        return self._on_thread(lambda: action(self.page))
+
     # --- on the browser's thread
 
     def _on_thread(self, function, *arguments):
@@ -156,7 +168,7 @@ class Frontend:
     def _save_settings(self) -> None:
         request = urllib.request.Request(
             self.server_url + "/settings",
-            json.dumps(QUIET_SETTINGS).encode(),
+            json.dumps(self.settings).encode(),
             headers={"Content-Type": "application/json"},
         )
         urllib.request.urlopen(request, timeout=60).close()
