@@ -1,0 +1,163 @@
+"""Measures MagicTailor against its ablations and its rivals in toy town.
+
+Run as `python -m benchmarks.tailoring --out FOLDER`. Every method learns every pair once and draws every prompt with
+every seed. Results are added to FOLDER/scores.csv as they come, so a run that was stopped goes on where it was; then
+FOLDER/table.md and FOLDER/plot.png are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import pathlib
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+from tqdm import tqdm
+
+from toytown.analyser import analysed, load_analyser
+from toytown.measures import Scores, bootstrap_interval, scores
+from toytown.methods import METHODS, prompt_of
+from toytown.pairs import ASKED, MEASURED, TUNING, Pair
+from toytown.tailoring import drawn
+from toytown.world import BACKGROUNDS
+
+COLUMNS = ["method", "pair", "background", "seed", *(f.name for f in dataclasses.fields(Scores)), "seconds"]
+MEASURES = {
+    "fidelity": "concept + component fidelity",
+    "concept": "concept fidelity",
+    "component": "component fidelity",
+    "spill": "spill",
+    "text": "background and kind as asked",
+}
+
+
+def main() -> None:
+    options = parse_options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "scores.csv"
+    done = {(row["method"], row["pair"]) for row in read(path)}
+    pairs = TUNING if options.tuning else MEASURED
+    jobs = [(name, pair) for pair in pairs for name in options.methods if (name, pair.name) not in done]
+    for name, pair in (bar := tqdm(jobs, desc="methods x pairs")):
+        bar.set_postfix_str(f"{name}, {pair.name}")
+        append(path, measured(name, pair, options.seeds))
+    rows = read(path)
+    table = as_table(summary(rows, options.methods))
+    (options.out / "table.md").write_text(table)
+    plot(summary(rows, options.methods), options.out / "plot.png")
+    print(table)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tailoring", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for scores.csv, table.md and plot.png")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--seeds", type=int, default=8, help="pictures for each prompt")
+    parser.add_argument("--tuning", action="store_true", help="use the pairs hyper-parameters were found on instead")
+    return parser.parse_args()
+
+
+def measured(name: str, pair: Pair, seeds: int) -> list[dict[str, object]]:
+    """Train one method on one pair and score all its pictures."""
+    start = time.monotonic()
+    model = METHODS[name].trained(pair, seed=pair.seed)
+    asked = [(background, seed) for background in ASKED for seed in range(seeds)]
+    prompts = [prompt_of(METHODS[name], pair, BACKGROUNDS[background]) for background, _ in asked]
+    pictures = drawn(model, prompts, [seed for _, seed in asked])
+    seconds = time.monotonic() - start
+    found = analysed(load_analyser(), pictures)
+    return [
+        {
+            "method": name,
+            "pair": pair.name,
+            "background": background,
+            "seed": seed,
+            **dataclasses.asdict(scores(pair, background, picture, finding)),
+            "seconds": round(seconds, 1),
+        }
+        for (background, seed), picture, finding in zip(asked, pictures, found, strict=True)
+    ]
+
+
+def read(path: pathlib.Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none if it is not there."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: pathlib.Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Add all rows of one method and pair at once."""
+    new = not path.is_file()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+Summary = dict[str, dict[str, tuple[float, float, float]]]
+
+
+def summary(rows: Sequence[Mapping[str, str]], methods: Sequence[str]) -> Summary:
+    """Mean over pairs of each measure, and the ends of its 95 percent interval, by method and measure."""
+    result: Summary = {}
+    for method in methods:
+        mine = [row for row in rows if row["method"] == method]
+        if not mine:
+            continue
+        result[method] = {}
+        for measure in MEASURES:
+            per_pair = [
+                statistics.mean(value_of(row, measure) for row in mine if row["pair"] == pair)
+                for pair in sorted({row["pair"] for row in mine})
+            ]
+            result[method][measure] = (statistics.mean(per_pair), *bootstrap_interval(per_pair))
+    return result
+
+
+def value_of(row: Mapping[str, str], measure: str) -> float:
+    """One measure of one picture; "fidelity" is the sum over concept and component."""
+    if measure == "fidelity":
+        return float(row["concept"]) + float(row["component"])
+    return float(row[measure])
+
+
+def as_table(found: Summary) -> str:
+    """A Markdown table, mean [interval]."""
+    lines = ["| method | " + " | ".join(MEASURES.values()) + " |", "|---" * (1 + len(MEASURES)) + "|"]
+    for method, measures in found.items():
+        cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in measures.values()]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(found: Summary, path: pathlib.Path) -> None:
+    """One panel for each measure, a dot and its interval for each method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(MEASURES), figsize=(15, 0.4 * len(found) + 1.4), sharey=True)
+    names = list(found)
+    for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
+        for line, name in enumerate(names):
+            mean, low, high = found[name][measure]
+            colour = "tab:red" if name == "MagicTailor" else "tab:blue"
+            axis.errorbar(mean, line, xerr=[[mean - low], [high - mean]], fmt="o", color=colour)
+        axis.set_title(title, fontsize=10)
+        axis.set_yticks(range(len(names)), names)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()

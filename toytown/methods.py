@@ -1,0 +1,185 @@
+"""MagicTailor, what is left of it when a part is taken away, and other ways to learn the same, on the same model.
+
+All get the same pictures, masks, random draws and number of steps. The others are written from their papers in the
+smallest form: Textual Inversion (Gal et al. 2022), DreamBooth (Ruiz et al. 2023) with a LoRA, Custom Diffusion (Kumari
+et al. 2023), Break-A-Scene (Avrahami et al. 2023). As they are given masks too, their loss counts only inside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from magictailor.attention import attention_loss
+from magictailor.balancing import masked_error
+from magictailor.config import TailorConfig
+from magictailor.draws import StepDraws, step_generator
+from magictailor.latents import encode
+from magictailor.model import TailorModel
+from magictailor.references import Reference, augment, shrink
+from magictailor.trainer import Training, train
+
+from .pairs import Pair
+from .settings import SETTINGS
+from .tailoring import references, trainable
+
+STEPS = SETTINGS["phase1_train_steps"] + SETTINGS["phase2_train_steps"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """MagicTailor with other settings.
+
+    Attributes:
+        changes: of `SETTINGS`.
+        masked_out: paint everything outside the masks gray, before training.
+    """
+
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    masked_out: bool = False
+
+    prompt = "<v0> with <v1>"
+
+    def trained(self, pair: Pair, seed: int) -> TailorModel:
+        config = TailorConfig(**{**SETTINGS, **self.changes, "seed": seed})
+        learned = [gray_outside(r) for r in references(pair)] if self.masked_out else references(pair)
+        model = trainable(pair.class_words, config)
+        train(model, learned, config)
+        return model
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """Another way to learn: plain diffusion loss inside the masks.
+
+    Attributes:
+        trains: names of what is trained: "tokens", "lora", "keys and values".
+        learning_rate, token_learning_rate: the latter for the tokens' rows.
+        with_noun: write the class word behind the token, as DreamBooth and Custom Diffusion do.
+        attention: weight of Break-A-Scene's attention loss; 0 leaves it out.
+        union: half of the prompts name both tokens, as Break-A-Scene's do.
+        tokens_first: share of the steps in which only the tokens are trained.
+    """
+
+    trains: tuple[str, ...]
+    learning_rate: float
+    token_learning_rate: float = 0.0
+    with_noun: bool = False
+    attention: float = 0.0
+    union: bool = False
+    tokens_first: float = 0.0
+
+    def named(self, pair: Pair) -> list[str]:
+        """How a prompt names concept and component."""
+        return [f"<v{n}> {word}" if self.with_noun else f"<v{n}>" for n, word in enumerate(pair.class_words)]
+
+    def trained(self, pair: Pair, seed: int) -> TailorModel:
+        config = TailorConfig(**{**SETTINGS, "seed": seed})
+        model = trainable(pair.class_words, config)
+        learn(model, references(pair), config, self, self.named(pair))
+        return model
+
+
+METHODS: dict[str, Ablation | Rival] = {
+    "MagicTailor": Ablation(),
+    "without DM-Deg": Ablation({"alpha": 0.0}),
+    "fixed degradation": Ablation({"gamma": 1000.0}),
+    "background masked out": Ablation({"alpha": 0.0}, masked_out=True),
+    "without DS-Bal": Ablation({"phase1_train_steps": STEPS, "phase2_train_steps": 0}),
+    "without warm-up": Ablation({"phase1_train_steps": 0, "phase2_train_steps": STEPS}),
+    "without attention loss": Ablation({"lambda_attention": 0.0}),
+    "Textual Inversion": Rival(("tokens",), 0.0, token_learning_rate=3e-3),
+    "DreamBooth-LoRA": Rival(("lora",), 1e-3, with_noun=True),
+    "Custom Diffusion": Rival(("tokens", "keys and values"), 3e-4, token_learning_rate=1e-3, with_noun=True),
+    "Break-A-Scene": Rival(
+        ("tokens", "lora"), 1e-3, token_learning_rate=3e-3, attention=0.3, union=True, tokens_first=0.5
+    ),
+}
+
+
+def prompt_of(method: Ablation | Rival, pair: Pair, background: str) -> str:
+    """The prompt that asks a method for the concept with the component."""
+    if isinstance(method, Ablation):
+        return f"{method.prompt} {background}"
+    concept, component = method.named(pair)
+    return f"{concept} with {component} {background}"
+
+
+def gray_outside(reference: Reference) -> Reference:
+    """The reference with everything outside its masks painted gray."""
+    images = [image * mask + 0.5 * (1 - mask) for image, mask in zip(reference.images, reference.masks, strict=True)]
+    return dataclasses.replace(reference, images=tuple(images))
+
+
+def learn(
+    model: TailorModel, learned: Sequence[Reference], config: TailorConfig, rival: Rival, names: Sequence[str]
+) -> None:
+    """Train a rival for as many steps as MagicTailor gets, on the same draws."""
+    training = Training(model, learned, config)
+    tokens = list(model.prompts.trained().values())
+    weights: list[nn.Parameter] = []
+    if "lora" in rival.trains:
+        weights += model.lora().values()
+    if "keys and values" in rival.trains:
+        weights += cross_attention_weights(model)
+    if "tokens" not in rival.trains:
+        make_rare(tokens)
+    groups = [{"params": weights, "lr": rival.learning_rate}] if weights else []
+    if "tokens" in rival.trains:
+        groups.append({"params": tokens, "lr": rival.token_learning_rate})
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.adam_weight_decay)
+    for step in range(1, config.total_steps + 1):
+        draws = training.draw(step)
+        loss = rival_loss(model, training, draws, rival, names, step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if step <= rival.tokens_first * config.total_steps:
+            for weight in weights:
+                weight.grad = None
+        nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
+        optimizer.step()
+
+
+def rival_loss(
+    model: TailorModel, training: Training, draws: StepDraws, rival: Rival, names: Sequence[str], step: int
+) -> Tensor:
+    """Diffusion loss inside the masks and, for Break-A-Scene, the attention loss; (), mean over the pictures."""
+    pictures = training.pictures
+    images, masks = augment(pictures, draws)
+    latents = encode(model.autoencoder, images, draws.latent_noise, model.family.latent_scale)
+    both = torch.rand(len(images), generator=step_generator(training.config.seed, -step)) < 0.5
+    texts = [
+        f"A photo of {names[0]} and {names[1]}" if rival.union and union else f"A photo of {names[owner]}"
+        for owner, union in zip(pictures.owners.tolist(), both.tolist(), strict=True)
+    ]
+    columns = [model.prompts.positions(t, f"<v{n}>")[0] for t, n in zip(texts, pictures.owners.tolist(), strict=True)]
+    model.capture.start(torch.tensor(columns))
+    noisy = model.schedule.add_noise(latents, draws.noise, draws.timesteps)
+    predicted = model.unet(noisy, draws.timesteps, model.prompts.encode(texts).hidden).sample
+    maps = model.capture.mean_map()
+    target = model.schedule.target(latents, draws.noise, draws.timesteps)
+    loss = masked_error(predicted, target, shrink(masks, latents.shape[-2:])).mean()
+    return loss + rival.attention * attention_loss(maps, shrink(masks, maps.shape[-2:])[:, 0]).mean()
+
+
+def cross_attention_weights(model: TailorModel) -> list[nn.Parameter]:
+    """The key and value matrices of every cross-attention, made trainable."""
+    weights = [
+        parameter
+        for name, parameter in model.unet.named_parameters()
+        if ".attn2.to_k." in name or ".attn2.to_v." in name
+        if ".lora_" not in name
+    ]
+    return [weight.requires_grad_(True) for weight in weights]
+
+
+@torch.no_grad()
+def make_rare(tokens: Sequence[nn.Parameter]) -> None:
+    """Start frozen tokens as words that mean nothing: random rows of the same size."""
+    for rows in tokens:
+        generator = torch.Generator().manual_seed(1)
+        rows.copy_(torch.randn(rows.shape, generator=generator) * rows.std())
