@@ -21,6 +21,7 @@ EXPECTED = {
     "MagicTailorLoad",
     "MagicTailorApply",
     "MagicTailorSampler",
+    "MagicTailorAttentionMaps",
 }
 
 

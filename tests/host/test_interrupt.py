@@ -12,6 +12,7 @@ PAIR = "house_a+roof_a"
 
 def training_graph(checkpoint, warm_up, ds_bal):
     settings = {"phase1_train_steps": warm_up, "phase2_train_steps": ds_bal, "resolution": 64, "lora_rank": 4}
+    settings |= {"preview_every": 0}
     return {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
         "2": {"class_type": "VAELoader", "inputs": {"vae_name": "taesd"}},

@@ -26,6 +26,7 @@ def same_bits(one, other):
 def train_node(nodes, checkpoint, vae, pair, **settings):
     model, clip = checkpoint[:2]
     settings = {"phase1_train_steps": 2, "phase2_train_steps": 2, "resolution": SIDE, "lora_rank": 4} | settings
+    settings = {"preview_every": 0} | settings
     with torch.inference_mode():
         return nodes.MagicTailorTrain.execute(model, clip, vae, pair[0], {"component0": pair[1]}, **settings).args
 
@@ -39,7 +40,7 @@ def before(host, loaded_checkpoint):
 def trained(nodes, loaded_checkpoint, taesd, pair, before):
     """Strong enough an update to be seen in the latents."""
     settings = {"phase1_learning_rate": 1e-2, "phase2_learning_rate": 1e-2}
-    tailoring, lora, loss_map = train_node(nodes, loaded_checkpoint, taesd, pair, **settings)
+    tailoring, lora, loss_map, _ = train_node(nodes, loaded_checkpoint, taesd, pair, **settings)
     return types.SimpleNamespace(tailoring=tailoring, lora=lora, loss_map=loss_map)
 
 

@@ -98,9 +98,13 @@ def test_a_changed_sampling_is_followed_and_a_foreign_one_refused(host, loaded_c
 
 
 def test_weights_that_fit_are_shared_not_copied(loaded_checkpoint, built):
-    mine = {parameter.data_ptr() for parameter in built.unet.parameters()}
-    theirs = loaded_checkpoint[0].model.diffusion_model.named_parameters()
-    copied = [name for name, parameter in theirs if parameter.data_ptr() not in mine]
+    model, _, vae = loaded_checkpoint[:3]
+    mine = {p.data_ptr() for module in (built.unet, built.autoencoder) for p in module.parameters()}
+    theirs = dict(model.model.diffusion_model.named_parameters())
+    # training never decodes
+    encoding = ("encoder.", "quant_conv.")
+    theirs |= {name: p for name, p in vae.first_stage_model.named_parameters() if name.startswith(encoding)}
+    copied = [name for name, parameter in theirs.items() if parameter.data_ptr() not in mine]
     assert copied == []
 
 
