@@ -100,8 +100,13 @@ class EncodedPrompts:
     pooled: Tensor | None
 
     def __getitem__(self, chosen: Tensor) -> EncodedPrompts:
-        """The prompts at some indices, or where a mask is True."""
-        return EncodedPrompts(self.hidden[chosen], None if self.pooled is None else self.pooled[chosen])
+        """The prompts at some indices (B,), which may repeat."""
+
+        def rows(known: Tensor) -> Tensor:
+            # gradients of rows taken twice are added in a fixed order, which plain indexing does not promise
+            return F.embedding(chosen, known.flatten(1)).unflatten(1, known.shape[1:])
+
+        return EncodedPrompts(rows(self.hidden), None if self.pooled is None else rows(self.pooled))
 
     def detached(self) -> EncodedPrompts:
         """The same values as leaves that collect gradients, see `backward`."""

@@ -9,9 +9,9 @@ from magictailor.model import assemble
 from magictailor.noise import scaled_linear_schedule
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """A network this small is slower on several threads than on one."""
+    """A network this small is slower on several threads than on one; its sums are rounded alike on equally many."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

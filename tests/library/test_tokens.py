@@ -5,7 +5,7 @@ import torch
 from tiny import END, START, TINY, hidden_states, tiny_parts, tokenizer
 
 from magictailor.errors import InputError
-from magictailor.tokens import ExtendedEmbedding, PromptEncoder, positions_of, prompt_ids, split_at_tokens
+from magictailor.tokens import EncodedPrompts, ExtendedEmbedding, PromptEncoder, positions_of, prompt_ids, split_at_tokens
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,25 @@ def test_the_training_prompts_are_a_photo_of_each_token():
     assert torch.equal(prompts().hidden, prompts.encode(["A photo of <v0>", "A photo of <v1>"]).hidden)
     assert prompts.positions("<v0> with <v1> and <v0>", "<v0>") == [1, 5]
     assert prompts.positions("<v0> on a beach", "beach") == [4]
+
+
+@pytest.mark.parametrize("pooled", [None, torch.randn(2, 64_000)])
+def test_gradients_of_a_prompt_seen_by_several_pictures_are_added_in_one_order(pooled):
+    """Else the same seed would not give the same weights."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    leaves = EncodedPrompts(torch.randn(2, 77, 768), pooled).detached()
+    owners, upstream = torch.tensor([0, 1, 0, 1, 1, 1]), None
+    seen = []
+    for _ in range(100):
+        chosen = [t for t in vars(leaves[owners]).values() if t is not None]
+        upstream = upstream or [torch.randn_like(t) for t in chosen]
+        known = [t for t in vars(leaves).values() if t is not None]
+        seen.append(torch.autograd.grad(chosen, known, upstream))
+    torch.set_num_threads(threads)
+    assert torch.equal(chosen[0], leaves.hidden[owners])
+    for gradients in seen[1:]:
+        assert all(torch.equal(one, first) for one, first in zip(gradients, seen[0], strict=True))
 
 
 def test_new_rows_stand_after_the_table_and_only_they_are_trained():
