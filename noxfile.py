@@ -24,9 +24,9 @@ nox.options.sessions = ["tests"]
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """Run the shipped workflow in a real ComfyUI on rendered references; arguments go to tools/demo.py."""
+    """Tailor in a real ComfyUI on the toy town model and leave a sheet of pictures; arguments go to toytown/demo.py."""
     set_up(session)
-    session.run(PYTHON, "-m", "tools.demo", *session.posargs)
+    session.run(PYTHON, "-m", "toytown.demo", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -39,6 +39,7 @@ from .saving import save_checkpoint
 from .vocabulary import END, START
 from .world import Scene, random_caption, random_scene, render
 
+PICTURES = 32_000
 CROP = 32
 KL_WEIGHT = 2e-3
 MIN_SNR = 5.0
@@ -114,7 +115,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for states, log and samples")
     parser.add_argument("--autoencoder", type=pathlib.Path, help="take that of a finished checkpoint; trains none")
     parser.add_argument("--autoencoder-steps", type=int, default=1800, help="steps of 16 crops")
-    parser.add_argument("--pictures", type=int, default=24_000, help="how many pictures the denoiser learns from")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="how many pictures the denoiser learns from")
     parser.add_argument("--samples", type=int, default=240_000, help="how often it sees one of them")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--compile", action="store_true", help="compile the U-Net; pays on a CPU with a C++ compiler")
@@ -292,13 +293,18 @@ def fold_scale(autoencoder: nn.Module, pictures: Tensor) -> None:
 # --- text encoder and U-Net
 
 
+def training_scenes(count: int = PICTURES, seed: int = 0) -> list[Scene]:
+    """What the pictures show that the denoiser learns from."""
+    rng = random.Random(seed + 20)
+    return [random_scene(rng) for _ in range(count)]
+
+
 def encoded_scenes(
     autoencoder: nn.Module, options: argparse.Namespace, log: Log
 ) -> tuple[list[Scene], tuple[Tensor, Tensor]]:
     """The scenes the denoiser learns from, and mean and deviation of their scaled latents in half precision."""
     device, path = torch.device(options.device), options.work / "latents.pt"
-    rng = random.Random(options.seed + 20)
-    scenes = [random_scene(rng) for _ in range(options.pictures)]
+    scenes = training_scenes(options.pictures, options.seed)
     if (stored := load_state(path, torch.device("cpu"))) is None:
         means, deviations = [], []
         with torch.no_grad():

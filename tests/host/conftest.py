@@ -1,5 +1,6 @@
 """A real ComfyUI: as a server process, in this process, and with its frontend in a browser."""
 
+import shutil
 import types
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from tools import comfyui
 from tools.models import SD1_CHECKPOINT, family_checkpoint, share_models, small_models
+from toytown.demo import NODE as TOY_TOWN_NODE
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +19,9 @@ def comfy_root():
 
 @pytest.fixture(scope="session")
 def base_dir(tmp_path_factory):
-    """One host installation with this pack in custom_nodes and the small models; shared by all tests of a run."""
+    """One host installation with this pack, the toy town's node and the small models; shared by all tests of a run."""
     base = comfyui.make_base_dir(tmp_path_factory.mktemp("host"))
+    shutil.copytree(TOY_TOWN_NODE, base / "custom_nodes" / "magictailor_toytown")
     share_models(small_models(), base / "models")
     return base
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from playwright.sync_api import TimeoutError
 
 from tools.models import SD1_CHECKPOINT
 
@@ -131,6 +132,9 @@ QUEUE_TRAINING = """async ([checkpoint, settings]) => {
     link(pair, "concept", train, "concept");
     link(pair, "component", train, "components.component0");
     link(train, "report", shown, "images");
+    // what is not in view is not drawn, and what is not drawn shows no picture
+    app.canvas.ds.reset();
+    train.pos = [80, 80];
     window.trainNode = train;
     await app.queuePrompt(0);
 }"""
@@ -140,13 +144,18 @@ ON_THE_NODE = """() => ({
 })"""
 
 
-def test_the_frontend_shows_time_left_sample_and_report_on_the_node(frontend, pair):
+def test_the_frontend_shows_time_left_sample_and_report_on_the_node(frontend, server, pair):
     settings = {"phase1_train_steps": 3, "phase2_train_steps": 0, "resolution": SIDE, "lora_rank": 4}
     settings |= {"preview_every": 1, "preview_steps": 1}
     frontend.evaluate(QUEUE_TRAINING, [SD1_CHECKPOINT, settings])
 
     def wait_until(condition):
-        frontend.on_page(lambda page: page.wait_for_function(f"() => (({ON_THE_NODE})()).{condition}", timeout=240_000))
+        awaited = f"() => (({ON_THE_NODE})()).{condition}"
+        try:
+            frontend.on_page(lambda page: page.wait_for_function(awaited, timeout=240_000))
+        except TimeoutError:
+            log = server.log_file.read_text(errors="replace")[-2000:]
+            pytest.fail(f"never {condition} but {frontend.evaluate(ON_THE_NODE)}; the server says: {log}")
         return frontend.evaluate(ON_THE_NODE)
 
     during = wait_until("pictures.length")

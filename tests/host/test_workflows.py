@@ -13,8 +13,8 @@ from PIL import Image
 from magictailor.overlay import overlay
 from magictailor.references import Reference, prepare
 from tools.build_workflows import CANVASES, THUMBNAIL_SIZE, WORKFLOWS
-from tools.demo import override, small_overrides
 from tools.input_pictures import write_input_pictures
+from tools.small_runs import override, small_overrides
 from tools.style_lora import make_style_lora
 from tools.workflow import check_layout
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.demo import override
+from tools.small_runs import override
 from tools.workflow import NodeBox, check_layout
 
 
