@@ -22,6 +22,7 @@ from PIL import Image
 from tools.comfyui import PACK_ROOT, STATE_DIR, ComfyServer, locate_comfyui, make_base_dir
 from tools.workflow import Frontend
 
+from .model import RESOLUTION
 from .pairs import ASKED, SHOWN, Pair, masked_pictures, write_folder
 from .settings import GUIDANCE, SAMPLER_STEPS, SETTINGS
 from .sheet import Row, outlined, sheet
@@ -87,27 +88,24 @@ def fresh_base_dir(base: pathlib.Path, pair: Pair) -> pathlib.Path:
 
 
 def in_toy_town(graph: dict, pair: Pair) -> dict:
-    """The API graph of the shipped workflow for the toy town: its loader, its pair with masks, its settings."""
+    """The API graph of a shipped workflow for the toy town: its loader, its pair with masks, its settings and sizes."""
     graph = copy.deepcopy(graph)
-    (loader,) = nodes_of(graph, "CheckpointLoaderSimple")
-    graph[loader] = {"class_type": "ToyTownLoader", "inputs": {}}
-    (folder,) = nodes_of(graph, "MagicTailorLoadPair")
-    graph[folder]["inputs"]["folder"] = pair.name
-    (train,) = nodes_of(graph, "MagicTailorTrain")
-    inputs = graph[train]["inputs"]
-    inputs["concept"] = [folder, 0]
-    (component,) = (name for name in inputs if name.startswith("components."))
-    inputs[component] = [folder, 1]
-    inputs.update(SETTINGS)
+    for loader in nodes_of(graph, "CheckpointLoaderSimple"):
+        graph[loader] = {"class_type": "ToyTownLoader", "inputs": {}}
+    for train in nodes_of(graph, "MagicTailorTrain"):
+        inputs = graph[train]["inputs"]
+        inputs.update(SETTINGS)
+        for folder in nodes_of(graph, "MagicTailorLoadPair"):
+            graph[folder]["inputs"]["folder"] = pair.name
+            (component,) = (name for name in inputs if name.startswith("components."))
+            inputs |= {"concept": [folder, 0], component: [folder, 1]}
     for sampler in (*nodes_of(graph, "MagicTailorSampler"), *nodes_of(graph, "KSampler")):
         graph[sampler]["inputs"].update(steps=SAMPLER_STEPS, cfg=GUIDANCE)
     for latents in nodes_of(graph, "EmptyLatentImage"):
-        graph[latents]["inputs"].update(width=64, height=64)
-    for masks in (
-        *nodes_of(graph, "MagicTailorGroundedSAMLoader"),
-        *nodes_of(graph, "MagicTailorGroundedSAM"),
-        *nodes_of(graph, "MagicTailorReference"),
-    ):
+        graph[latents]["inputs"].update(width=RESOLUTION, height=RESOLUTION)
+    for scale in nodes_of(graph, "ImageScaleToTotalPixels"):
+        graph[scale]["inputs"].update(megapixels=RESOLUTION**2 / 2**20)
+    for masks in (*nodes_of(graph, "MagicTailorGroundedSAMLoader"), *nodes_of(graph, "MagicTailorGroundedSAM")):
         remove(graph, masks)
     return graph
 

@@ -14,7 +14,7 @@ INK, PAPER, MASK = (30, 34, 40), (255, 255, 255), (226, 30, 60)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of pictures (64, 64, 3) uint8 under a title, each with a caption."""
+    """A line of pictures (H, W, 3) uint8 under a title, each with a caption; all are shown equally high."""
 
     title: str
     pictures: Sequence[np.ndarray]
@@ -37,18 +37,18 @@ def outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def sheet(rows: Sequence[Row]) -> Image.Image:
     """All rows below each other."""
-    columns = max(len(row.pictures) for row in rows)
+    widths = [[round(TILE * picture.shape[1] / picture.shape[0]) for picture in row.pictures] for row in rows]
     line = TITLE + TILE + 26
-    size = (2 * MARGIN + columns * (TILE + GAP) - GAP, 2 * MARGIN + len(rows) * line)
+    size = (2 * MARGIN + max(sum(row) + GAP * (len(row) - 1) for row in widths), 2 * MARGIN + len(rows) * line)
     image = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(image)
     large, small = ImageFont.load_default(18), ImageFont.load_default(13)
-    for number, row in enumerate(rows):
-        top = MARGIN + number * line
-        draw.text((MARGIN, top + 4), row.title, INK, large)
-        for column, (picture, caption) in enumerate(zip(row.pictures, row.captions, strict=True)):
-            left = MARGIN + column * (TILE + GAP)
-            tile = Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.NEAREST)
+    for number, (row, row_widths) in enumerate(zip(rows, widths, strict=True)):
+        left, top = MARGIN, MARGIN + number * line
+        draw.text((left, top + 4), row.title, INK, large)
+        for picture, caption, width in zip(row.pictures, row.captions, row_widths, strict=True):
+            tile = Image.fromarray(picture).resize((width, TILE), Image.Resampling.NEAREST)
             image.paste(tile, (left, top + TITLE))
             draw.text((left, top + TITLE + TILE + 4), caption, INK, small)
+            left += width + GAP
     return image

@@ -1,0 +1,150 @@
+"""Runs shipped workflows in toy town and leaves a picture of each run, for their thumbnails.
+
+Run as `python -m toytown.gallery --out FOLDER`, then `python -m tools.build_workflows --runs FOLDER`. Workflows that
+need a model the toy town does not have (SAM 3, ControlNet, a style, a thing of two parts) are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import io
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from tools.build_workflows import WORKFLOWS
+from tools.comfyui import STATE_DIR, ComfyServer, locate_comfyui
+from tools.models import UPSCALER
+from tools.upscaler import make_upscaler
+from tools.workflow import Frontend
+
+from .demo import fresh_base_dir, in_toy_town, nodes_of
+from .pairs import SHOWN, Pair, masked_pictures
+from .sheet import Row, outlined, sheet
+from .world import COLOURS, Look, Picture, Scene, render
+
+SEEDS = (0, 1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a workflow is run and shown.
+
+    Attributes:
+        title: of what it draws.
+        prompts: texts in place of those the workflow comes with, in which words stand that the toy town does not know.
+        begins: what is shown above: "pictures" of the folder, the "references" or those of the "component"; or nothing.
+        seeds: one run each.
+    """
+
+    title: str
+    prompts: dict[str, str] = dataclasses.field(default_factory=dict)
+    begins: str = ""
+    seeds: tuple[int, ...] = SEEDS
+
+
+# in the order in which they need one another's files
+RUNS = {
+    "tailor_with_painted_masks": Run("<v0> with <v1>", begins="pictures", seeds=(0,)),
+    "tailor_concept_and_component": Run("<v0> with <v1>", begins="references", seeds=(0,)),
+    "use_saved_tailoring": Run("Drawn by stock nodes from the saved files"),
+    "draw_component_alone": Run("A photo of <v1>", begins="component"),
+    "draw_larger": Run("Second passes", {"<v0> with <v1>, in a meadow": "<v0> with <v1> on the grass"}, seeds=(0,)),
+    "redraw_picture": Run("Drawn over: <v0> with <v1>", begins="example"),
+    "inpaint_component": Run("Inside the painted place: a house with <v1>", begins="example"),
+    "compare_before_and_after": Run("Before and after", {"house with roof": "a house with a roof"}),
+}
+
+
+def main() -> None:
+    options = parse_options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    base = fresh_base_dir(STATE_DIR / "gallery", SHOWN)
+    make_upscaler(base / "models" / "upscale_models" / UPSCALER)
+    pictures = painted_pictures(SHOWN)
+    for name, (picture, mask) in pictures.items():
+        write_painted(base / "input" / name, picture, mask)
+    with ComfyServer(locate_comfyui(), base) as server, Frontend(server.url) as frontend:
+        for name in options.names or RUNS:
+            graph = in_toy_town(frontend.api_graph(WORKFLOWS / f"{name}.json"), SHOWN)
+            drawn = [
+                Image.open(io.BytesIO(server.fetch_image(image))).convert("RGB")
+                for seed in RUNS[name].seeds
+                for image in server.images(server.run(prepared(graph, RUNS[name], seed), timeout=3600))
+            ]
+            rows = [*first_rows(RUNS[name].begins, pictures), result_row(RUNS[name], drawn)]
+            sheet(rows).save(options.out / f"{name}.png")
+            print(options.out / f"{name}.png", flush=True)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m toytown.gallery", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the pictures")
+    parser.add_argument("--names", nargs="+", choices=RUNS, metavar="WORKFLOW", help="all when left out")
+    return parser.parse_args()
+
+
+def painted_pictures(pair: Pair) -> dict[str, tuple[Picture, np.ndarray]]:
+    """The pictures that the workflows load, by file name, each with what is painted on it."""
+    concept, component = masked_pictures(pair)
+    plain = render(Scene("house", Look(COLOURS["brown"]), Look(COLOURS["gray"]), "grass", 12))
+    # generously, as the workflow says
+    top = np.zeros_like(plain.part)
+    rows, columns = np.nonzero(plain.part)
+    top[max(rows.min() - 4, 0) : rows.max() + 2, max(columns.min() - 4, 0) : columns.max() + 5] = True
+    return {
+        "concept_1.png": concept[0],
+        "concept_2.png": concept[1],
+        "component_1.png": component[0],
+        "component_2.png": component[1],
+        "example.png": (plain, top & ~plain.body),
+    }
+
+
+def write_painted(path: pathlib.Path, picture: Picture, mask: np.ndarray) -> None:
+    """As ComfyUI's mask editor leaves it: what is painted is transparent."""
+    alpha = np.where(mask, 0, 255).astype(np.uint8)
+    Image.fromarray(np.dstack([picture.pixels, alpha])).save(path)
+
+
+def prepared(graph: dict, run: Run, seed: int) -> dict:
+    """The graph with a run's seed and prompts, and nothing that is too large for a thumbnail."""
+    graph = copy.deepcopy(graph)
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            if name in ("text", "prompt") and value in run.prompts:
+                node["inputs"][name] = run.prompts[value]
+        if node["class_type"] in ("KSampler", "MagicTailorSampler") and not isinstance(node["inputs"]["seed"], list):
+            node["inputs"]["seed"] = seed
+    for number in nodes_of(graph, "PrimitiveInt"):
+        graph[number]["inputs"]["value"] = seed
+    return graph
+
+
+def first_rows(begins: str, pictures: dict[str, tuple[Picture, np.ndarray]]) -> list[Row]:
+    """What a run begins with."""
+    concept, component = masked_pictures(SHOWN)
+    words = SHOWN.class_words
+    shown = {
+        "": [],
+        "references": [(words[0], *entry) for entry in concept[:2]] + [(words[1], *entry) for entry in component[:2]],
+        "component": [(words[1], *entry) for entry in component],
+        "pictures": [(words[name.startswith("component")], *pictures[name]) for name in list(pictures)[:4]],
+        "example": [("painted", *pictures["example.png"])],
+    }[begins]
+    if not shown:
+        return []
+    title = "The picture, painted" if begins == "example" else "Learned from, outside their masks faded"
+    return [Row(title, [outlined(p.pixels, mask) for _, p, mask in shown], [caption for caption, _, _ in shown])]
+
+
+def result_row(run: Run, drawn: list[Image.Image]) -> Row:
+    """What the runs drew."""
+    return Row(run.title, [np.array(picture) for picture in drawn], [f"{p.width} x {p.height}" for p in drawn])
+
+
+if __name__ == "__main__":
+    main()
