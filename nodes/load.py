@@ -5,12 +5,14 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..magictailor.errors import InputError
 from ..magictailor.files import load_tailoring
 from ..magictailor.released import LORA_FILE, TABLE_FILE, is_released
 from .errors import artist_errors
 from .types import CATEGORY, Tailoring
 
 NAME = "Load Tailoring"
+NOTHING_SAVED = "save a tailoring, then press R"
 
 
 class MagicTailorLoad(io.ComfyNode):
@@ -22,7 +24,7 @@ class MagicTailorLoad(io.ComfyNode):
             category=CATEGORY,
             description="Loads a file that Save Tailoring wrote, or a folder that the released MagicTailor program "
             "wrote, from the loras folder.",
-            search_aliases=["magictailor load", "load lora"],
+            search_aliases=["magictailor load", "load lora", "lora"],
             inputs=[
                 io.Combo.Input(
                     "tailoring",
@@ -39,7 +41,10 @@ class MagicTailorLoad(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, tailoring):
-        path = _path(tailoring)
+        try:
+            path = _path(tailoring)
+        except InputError:  # reported by execute
+            return tailoring
         files = [path, path.with_name(TABLE_FILE)] if path.name == LORA_FILE else [path]
         return [(file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file()]
 
@@ -51,15 +56,23 @@ class MagicTailorLoad(io.ComfyNode):
 
 
 def _files() -> list[str]:
-    """The loras, without other programs' files of the released program's name: those cannot be tailorings."""
+    """The loras, without other programs' files of the released program's name: those cannot be tailorings.
+
+    If there are none, one entry that says how to get one.
+    """
 
     def can_be_loaded(name: str) -> bool:
         path = Path(name)
         folders = folder_paths.get_folder_paths("loras")
         return path.name != LORA_FILE or any(is_released(Path(folder) / path.parent) for folder in folders)
 
-    return [name for name in folder_paths.get_filename_list("loras") if can_be_loaded(name)]
+    return [name for name in folder_paths.get_filename_list("loras") if can_be_loaded(name)] or [NOTHING_SAVED]
 
 
 def _path(name: str) -> Path:
-    return Path(folder_paths.get_full_path_or_raise("loras", name))
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise InputError(
+            "tailoring", f'there is no "{name}" in models/loras; save one with Save Tailoring, press R and choose it'
+        )
+    return Path(path)

@@ -21,7 +21,7 @@ EXAMPLE_PREFIX = "example: "
 class MagicTailorLoadPair(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        folders = [*pair_folders(_input_folder()), *(EXAMPLE_PREFIX + name for name in pair_folders(EXAMPLES))]
+        examples = [EXAMPLE_PREFIX + name for name in pair_folders(EXAMPLES)]
         return io.Schema(
             node_id="MagicTailorLoadPair",
             display_name=NAME,
@@ -32,7 +32,9 @@ class MagicTailorLoadPair(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=folders,
+                    options=[*pair_folders(_input_folder()), *examples],
+                    # has all its masks, so that the first run works with nothing prepared
+                    default=next(iter(examples), None),
                     tooltip="A folder in ComfyUI's input folder, named like tower_a+roof_a: concept, component "
                     "and anything after _ that tells two of them apart. Its pictures begin with 0_ (concept) and 1_ "
                     "(component); masks/<same name>.png is white where to learn. Press R to list new folders. "

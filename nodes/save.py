@@ -22,7 +22,7 @@ class MagicTailorSave(io.ComfyNode):
             category=CATEGORY,
             description="Saves one file with everything into the loras folder, and one embedding per token into the "
             "embeddings folder. Never overwrites: a number is added to a name that is taken.",
-            search_aliases=["magictailor save", "save lora", "save embedding"],
+            search_aliases=["magictailor save", "save lora", "lora", "save embedding"],
             is_output_node=True,
             inputs=[
                 Tailoring.Input("tailoring", tooltip="From Train."),

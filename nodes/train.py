@@ -35,7 +35,7 @@ class MagicTailorTrain(io.ComfyNode):
             category=CATEGORY,
             description="Learns a concept and its components on the loaded checkpoint: a LoRA and the words <v0> (the "
             "concept), <v1>, <v2> ... (the components). First a warm-up, then DS-Bal; DM-Deg in both.",
-            search_aliases=["magictailor", "train lora", "personalization", "dreambooth", "textual inversion"],
+            search_aliases=["magictailor", "train lora", "lora", "personalization", "dreambooth", "textual inversion"],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. LoRAs applied before are baked in."

@@ -1,7 +1,7 @@
-"""Runs shipped workflows in toy town and leaves a picture of each run, for their thumbnails.
+"""Runs shipped workflows with the tailoring that the demo has left, and keeps a picture of each run for thumbnails.
 
-Run as `python -m toytown.gallery --out FOLDER`, then `python -m tools.build_workflows --runs FOLDER`. Workflows that
-need a model the toy town does not have (SAM 3, ControlNet, a style, a thing of two parts) are left out.
+Run as `python -m toytown.gallery --out FOLDER` after the demo, then `python -m tools.build_workflows --runs FOLDER`.
+Workflows that need a model the toy town does not have (SAM 3, ControlNet, a style, a thing of two parts) are left out.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import copy
 import dataclasses
 import io
 import pathlib
+import shutil
 
 import numpy as np
 from PIL import Image
 
 from tools.build_workflows import WORKFLOWS
-from tools.comfyui import STATE_DIR, ComfyServer, locate_comfyui
+from tools.comfyui import PACK_ROOT, STATE_DIR, ComfyServer, locate_comfyui
 from tools.models import UPSCALER
 from tools.upscaler import make_upscaler
 from tools.workflow import Frontend
 
-from .demo import fresh_base_dir, in_toy_town, nodes_of
+from .demo import in_toy_town, nodes_of
 from .pairs import SHOWN, Pair, masked_pictures
 from .sheet import Row, outlined, sheet
 from .world import COLOURS, Look, Picture, Scene, render
@@ -36,7 +37,8 @@ class Run:
     Attributes:
         title: of what it draws.
         prompts: texts in place of those the workflow comes with, in which words stand that the toy town does not know.
-        begins: what is shown above: "pictures" of the folder, the "references" or those of the "component"; or nothing.
+        begins: what is shown above: the painted "pictures", the references of the "component", the "example"; or
+            nothing.
         seeds: one run each.
     """
 
@@ -46,10 +48,8 @@ class Run:
     seeds: tuple[int, ...] = SEEDS
 
 
-# in the order in which they need one another's files
 RUNS = {
     "tailor_with_painted_masks": Run("<v0> with <v1>", begins="pictures", seeds=(0,)),
-    "tailor_concept_and_component": Run("<v0> with <v1>", begins="references", seeds=(0,)),
     "use_saved_tailoring": Run("Drawn by stock nodes from the saved files"),
     "draw_component_alone": Run("A photo of <v1>", begins="component"),
     "draw_larger": Run("Second passes", {"<v0> with <v1>, in a meadow": "<v0> with <v1> on the grass"}, seeds=(0,)),
@@ -62,7 +62,8 @@ RUNS = {
 def main() -> None:
     options = parse_options()
     options.out.mkdir(parents=True, exist_ok=True)
-    base = fresh_base_dir(STATE_DIR / "gallery", SHOWN)
+    base = STATE_DIR / "demo"
+    shutil.copy(newest_sheet(), options.out / "tailor_concept_and_component.png")
     make_upscaler(base / "models" / "upscale_models" / UPSCALER)
     pictures = painted_pictures(SHOWN)
     for name, (picture, mask) in pictures.items():
@@ -85,6 +86,14 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the pictures")
     parser.add_argument("--names", nargs="+", choices=RUNS, metavar="WORKFLOW", help="all when left out")
     return parser.parse_args()
+
+
+def newest_sheet() -> pathlib.Path:
+    """The sheet of the last demo. Raises FileNotFoundError when there is none."""
+    sheets = sorted((PACK_ROOT / "demo_output").glob("*/sheet.png"))
+    if not sheets:
+        raise FileNotFoundError("Run the demo first: python3 -m nox -s demo")
+    return sheets[-1]
 
 
 def painted_pictures(pair: Pair) -> dict[str, tuple[Picture, np.ndarray]]:
@@ -126,11 +135,9 @@ def prepared(graph: dict, run: Run, seed: int) -> dict:
 
 def first_rows(begins: str, pictures: dict[str, tuple[Picture, np.ndarray]]) -> list[Row]:
     """What a run begins with."""
-    concept, component = masked_pictures(SHOWN)
-    words = SHOWN.class_words
+    words, component = SHOWN.class_words, masked_pictures(SHOWN)[1]
     shown = {
         "": [],
-        "references": [(words[0], *entry) for entry in concept[:2]] + [(words[1], *entry) for entry in component[:2]],
         "component": [(words[1], *entry) for entry in component],
         "pictures": [(words[name.startswith("component")], *pictures[name]) for name in list(pictures)[:4]],
         "example": [("painted", *pictures["example.png"])],

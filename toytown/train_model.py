@@ -116,7 +116,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--autoencoder", type=pathlib.Path, help="take that of a finished checkpoint; trains none")
     parser.add_argument("--autoencoder-steps", type=int, default=1800, help="steps of 16 crops")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="how many pictures the denoiser learns from")
-    parser.add_argument("--samples", type=int, default=240_000, help="how often it sees one of them")
+    parser.add_argument("--samples", type=int, default=160_000, help="how often it sees one of them")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--compile", action="store_true", help="compile the U-Net; pays on a CPU with a C++ compiler")
     parser.add_argument("--seed", type=int, default=0)

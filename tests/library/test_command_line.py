@@ -2,25 +2,30 @@
 
 import json
 import pathlib
+import re
+import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from magictailor.__main__ import main
 from magictailor.arguments import config_of, parser
 from magictailor.config import TailorConfig, defaults, knobs
 from magictailor.detections import no_detections
-from magictailor.files import load_tailoring
+from magictailor.files import load_tailoring, save_tailoring, save_with_embeddings
 from magictailor.grounded_sam import ImageMask
 
 ROOT = pathlib.Path(__file__).parents[2]
+SAVE_PAGE = ROOT / "web" / "docs" / "MagicTailorSave.md"
 RELEASED_FLAGS = (
     "--phase1_train_steps 200 --phase2_train_steps 300 --phase1_learning_rate 1e-4 --phase2_learning_rate 1e-5 "
     "--lora_rank 32 --alpha 0.5 --gamma 32 --ema_decay 0.99 --lambda_preservation 0.2 --lambda_attention 1e-2 "
@@ -62,14 +67,16 @@ def checkpoint(tmp_path_factory):
 
 
 def write_vocabulary(folder):
-    """CLIP's kind of vocabulary, with letters for words."""
+    """CLIP's kind of vocabulary, with letters for words, and as large: diffusers adds new words after its end."""
     letters = "abcdefghijklmnopqrstuvwxyz,."
-    vocabulary = {piece: n for n, piece in enumerate([*letters, *(f"{letter}</w>" for letter in letters)])}
-    vocabulary |= {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters)]
+    pieces += [f"unused{number}" for number in range(len(pieces), 49406)]
+    vocabulary = {piece: n for n, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
     folder.mkdir()
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def run_train(checkpoint, pair, output, *more):
@@ -169,10 +176,6 @@ def test_pictures_carry_their_settings_and_are_never_overwritten(checkpoint, tra
 
 
 def test_what_was_learned_is_what_is_drawn(checkpoint, trained, tmp_path):
-    from dataclasses import replace
-
-    from magictailor.files import save_tailoring
-
     tailoring = load_tailoring(trained)
     rows = {"clip_l": torch.full((768,), 0.3)}
     other_word = replace(tailoring, tokens=(replace(tailoring.tokens[0], rows=rows), tailoring.tokens[1]))
@@ -184,6 +187,59 @@ def test_what_was_learned_is_what_is_drawn(checkpoint, trained, tmp_path):
         assert run_sample(checkpoint, model, tmp_path / "out") == 0
         pictures.append(Image.open(max((tmp_path / "out").iterdir())).tobytes())
     assert pictures[0] == pictures[1] and len(set(pictures)) == 3
+
+
+def diffusers_pipeline(checkpoint):
+    """What diffusers makes of the folder, with DDIM as Stable Diffusion's own configuration has it."""
+    parts = {
+        name: kind.from_pretrained(checkpoint / name, variant="fp16").float()
+        for name, kind in (("vae", AutoencoderKL), ("text_encoder", CLIPTextModel), ("unet", UNet2DConditionModel))
+    }
+    pipeline = StableDiffusionPipeline(
+        **parts,
+        tokenizer=CLIPTokenizer.from_pretrained(checkpoint / "tokenizer"),
+        scheduler=DDIMScheduler.from_pretrained(
+            checkpoint / "scheduler", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_the_saved_files_draw_the_same_picture_in_diffusers(checkpoint, trained, tmp_path, monkeypatch):
+    """Loaded as the help page of Save Tailoring says."""
+    tailoring = load_tailoring(trained)
+    # a few steps of training would hardly show
+    ups = {key: t + 0.05 if key.endswith("lora_up.weight") else t for key, t in tailoring.lora.items()}
+    tokens = tuple(
+        replace(token, rows={"clip_l": token.rows["clip_l"] + shift})
+        for token, shift in zip(tailoring.tokens, (0.3, -0.3), strict=True)
+    )
+    saved = save_with_embeddings(replace(tailoring, lora=ups, tokens=tokens), "my_tailoring", tmp_path, tmp_path)
+    prompt, negative = "a <v1> with <v0>", "blur"
+    more = ("--prompt", prompt, "--negative_prompt", negative, "--seed", "3", "--steps", "4")
+    assert run_sample(checkpoint, saved.tailoring, tmp_path / "out", *more) == 0
+    with Image.open(tmp_path / "out" / "00000.png") as picture:
+        ours = np.asarray(picture, dtype=int)
+
+    pipeline = diffusers_pipeline(checkpoint)
+
+    def difference():
+        noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+        settings = {"num_inference_steps": 4, "guidance_scale": 7.5, "latents": noise, "width": 64, "height": 64}
+        (theirs,) = pipeline(prompt, negative_prompt=negative, **settings).images
+        return abs(np.asarray(theirs, dtype=int) - ours).max()
+
+    untailored = difference()
+    (recipe,) = re.findall(r"```python\n(.*?)```", SAVE_PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.py").write_text(recipe)
+    runpy.run_path("recipe.py", {"pipeline": pipeline})
+    # in grey levels, to which both round
+    assert difference() <= 1 < 10 < untailored
 
 
 def error_of(capsys):

@@ -5,7 +5,14 @@ import torch
 from tiny import END, START, TINY, hidden_states, tiny_parts, tokenizer
 
 from magictailor.errors import InputError
-from magictailor.tokens import EncodedPrompts, ExtendedEmbedding, PromptEncoder, positions_of, prompt_ids, split_at_tokens
+from magictailor.tokens import (
+    EncodedPrompts,
+    ExtendedEmbedding,
+    PromptEncoder,
+    positions_of,
+    prompt_ids,
+    split_at_tokens,
+)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""The command line and the node are the same trainer: one checkpoint, folder and seed, the same bits."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from magictailor.config import defaults
+from magictailor.files import load_tailoring
+from tools.comfyui import PACK_ROOT
+
+# rates at which two steps change every tensor, and a seed that draws noise levels whose rounding is seen
+SETTINGS = {
+    "phase1_train_steps": 1,
+    "phase2_train_steps": 1,
+    "phase1_learning_rate": 0.01,
+    "phase2_learning_rate": 0.01,
+    "resolution": 64,
+    "lora_rank": 4,
+    "seed": 6,
+}
+NAME = "same_on_both_ways"
+
+
+@pytest.fixture(scope="module")
+def pair(base_dir, rendered_pair):
+    """A folder with one picture each in the host's input folder: the checkpoint's own autoencoder is slow on a CPU."""
+    folder = base_dir / "input" / "house_one+roof_one"
+    (folder / "masks").mkdir(parents=True)
+    for name in ("0_house_a0", "1_roof_a0"):
+        shutil.copy(rendered_pair / f"{name}.jpg", folder)
+        shutil.copy(rendered_pair / "masks" / f"{name}.png", folder / "masks")
+    return folder
+
+
+def trained_by_the_node(server, base_dir, checkpoint_name, pair):
+    server.run(
+        {
+            "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint_name}},
+            "2": {"class_type": "MagicTailorLoadPair", "inputs": {"folder": pair.name, "component_number": 1}},
+            "3": {
+                "class_type": "MagicTailorTrain",
+                "inputs": defaults()
+                | SETTINGS
+                | {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "preview_every": 0}
+                | {"concept": ["2", 0], "components.component0": ["2", 1]},
+            },
+            "4": {"class_type": "MagicTailorSave", "inputs": {"tailoring": ["3", 0], "name": NAME}},
+        }
+    )
+    return load_tailoring(base_dir / "models" / "loras" / f"{NAME}.safetensors")
+
+
+def trained_by_the_command(comfy_root, checkpoint, pair, output):
+    arguments = {
+        "pretrained_model_name_or_path": checkpoint,
+        "tokenizer": comfy_root / "comfy" / "sd1_tokenizer",
+        "instance_data_dir": pair,
+        "output_dir": output,
+        "device": "cpu",
+    }
+    flags = [str(part) for name, value in (arguments | SETTINGS).items() for part in (f"--{name}", value)]
+    # a process of its own, in which nothing of the host is set
+    subprocess.run(
+        [sys.executable, "-m", "magictailor", "train", *flags],
+        cwd=PACK_ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True,
+    )  # fmt: skip
+    return load_tailoring(output / f"{pair.name}.safetensors")
+
+
+def test_the_same_seed_gives_the_same_weights_as_the_node(
+    server, base_dir, comfy_root, checkpoint_name, pair, tmp_path
+):
+    node = trained_by_the_node(server, base_dir, checkpoint_name, pair)
+    checkpoint = base_dir / "models" / "checkpoints" / checkpoint_name
+    command = trained_by_the_command(comfy_root, checkpoint, pair, tmp_path)
+    assert command.config == node.config and command.words == node.words and command.finished and node.finished
+    assert command.lora.keys() == node.lora.keys()
+    assert [key for key in node.lora if not torch.equal(command.lora[key], node.lora[key])] == []
+    for mine, other in zip(command.tokens, node.tokens, strict=True):
+        assert torch.equal(mine.rows["clip_l"], other.rows["clip_l"]), mine.name
+    assert all(t.any() for key, t in node.lora.items() if key.endswith("lora_up.weight"))
