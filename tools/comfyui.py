@@ -82,6 +82,8 @@ def import_host(
     args.cpu = cpu
     if base_dir is not None:
         args.base_directory = str(pathlib.Path(base_dir).resolve())
+    # older hosts' nodes.py puts comfy/, which has a utils.py too, before the root
+    importlib.import_module("utils.install_util")
     import nodes
 
     return nodes
