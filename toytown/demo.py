@@ -30,7 +30,6 @@ from .world import BACKGROUNDS, article
 
 WORKFLOW = PACK_ROOT / "workflows" / "tailor_concept_and_component.json"
 NODE = PACK_ROOT / "toytown" / "comfyui_node"
-SEED = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +125,11 @@ def remove(graph: dict, node_id: str) -> None:
 def wanted_pictures(pair: Pair) -> list[Request]:
     """Before, the concept with the component, and each token alone."""
     concept, component = pair.class_words
-    places = [BACKGROUNDS[place] for place in ASKED]
+    places = [(seed, BACKGROUNDS[place]) for seed, place in enumerate(ASKED)]
     return [
-        *(Request(f"{article(concept)} with {article(component)} {place}", False, SEED) for place in places),
-        *(Request(f"<v0> with <v1> {place}", True, SEED) for place in places),
-        *(Request(f"<v{token}> {place}", True, SEED) for token in (0, 1) for place in places[:2]),
+        *(Request(f"{article(concept)} with {article(component)} {place}", False, seed) for seed, place in places),
+        *(Request(f"<v0> with <v1> {place}", True, seed) for seed, place in places),
+        *(Request(f"<v{token}> {place}", True, seed) for token in (0, 1) for seed, place in places[:2]),
     ]
 
 
