@@ -103,7 +103,9 @@ def in_toy_town(graph: dict, pair: Pair) -> dict:
     for latents in nodes_of(graph, "EmptyLatentImage"):
         graph[latents]["inputs"].update(width=RESOLUTION, height=RESOLUTION)
     for scale in nodes_of(graph, "ImageScaleToTotalPixels"):
-        graph[scale]["inputs"].update(megapixels=RESOLUTION**2 / 2**20)
+        # which does not go down to so few pixels
+        size = {"width": RESOLUTION, "height": RESOLUTION, "crop": "disabled", "upscale_method": "lanczos"}
+        graph[scale] = {"class_type": "ImageScale", "inputs": {"image": graph[scale]["inputs"]["image"], **size}}
     for masks in (*nodes_of(graph, "MagicTailorGroundedSAMLoader"), *nodes_of(graph, "MagicTailorGroundedSAM")):
         remove(graph, masks)
     return graph
