@@ -91,10 +91,10 @@ def test_its_training_seed_stays_fixed(frontend, name):
 @pytest.fixture(scope="module")
 def short_pair(base_dir, rendered_pair):
     """A folder with one picture of each and no masks: Grounding DINO takes its time over a picture."""
-    folder = base_dir / "input" / "house_b+roof_b"
+    folder = base_dir / "input" / "house_c+roof_c"
     folder.mkdir()
     for source in ("0_house_a0", "1_roof_a0"):
-        shutil.copy(rendered_pair / f"{source}.jpg", folder / f"{source.replace('_a', '_b')}.jpg")
+        shutil.copy(rendered_pair / f"{source}.jpg", folder / f"{source.replace('_a', '_c')}.jpg")
     return folder.name
 
 

@@ -148,7 +148,7 @@ def test_each_picture_brings_its_own_sizes_and_a_mirrored_one_the_other_margin(c
 def test_conditions_go_by_picture_and_pooled_prompts_bring_the_sizes():
     prompts = EncodedPrompts(torch.randn(3, 77, 8), torch.randn(3, 5))
     sizes = torch.randn(2, 6)
-    chosen = prompts[torch.tensor([False, True, True])].conditions(sizes)
+    chosen = prompts[torch.tensor([1, 2])].conditions(sizes)
     assert torch.equal(chosen["encoder_hidden_states"], prompts.hidden[1:])
     assert torch.equal(chosen["added_cond_kwargs"]["text_embeds"], prompts.pooled[1:])
     assert chosen["added_cond_kwargs"]["time_ids"] is sizes
