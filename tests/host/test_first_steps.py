@@ -78,19 +78,6 @@ def test_the_words_someone_new_types_find_the_nodes(search):
     assert {word: sorted(expected - set(found[word])) for word, expected in TYPED.items()} == dict.fromkeys(TYPED, [])
 
 
-def test_enter_and_a_click_put_the_first_one_on_the_canvas(search):
-    def chosen(box):
-        first, *_ = box.names("magictailor train")
-        box.page.keyboard.press("Enter")
-        box.input.wait_for(state="detached")
-        box.page.mouse.click(600, 400)
-        # until then it follows the mouse
-        box.page.wait_for_function("() => window.app.graph._nodes.every(node => !node.flags.ghost)")
-        return first, box.page.evaluate("() => window.app.graph._nodes.map(node => node.title)")
-
-    assert search(chosen) == ("MagicTailor Train", ["MagicTailor Train"])
-
-
 def test_all_stand_in_one_category_in_the_order_of_use(search, frontend):
     def of_category(box):
         box.page.locator("#node-search-category-sidebar button", has_text="MagicTailor").click()
