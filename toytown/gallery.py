@@ -120,7 +120,7 @@ def write_painted(path: pathlib.Path, picture: Picture, mask: np.ndarray) -> Non
 
 
 def prepared(graph: dict, run: Run, seed: int) -> dict:
-    """The graph with a run's seed and prompts, and nothing that is too large for a thumbnail."""
+    """The graph with a run's seed and prompts."""
     graph = copy.deepcopy(graph)
     for node in graph.values():
         for name, value in node["inputs"].items():

@@ -57,10 +57,6 @@ class Pair:
         ]
         return concept, component
 
-    def wanted(self, background: str, layout: int) -> Scene:
-        """The concept wearing the component."""
-        return Scene(self.concept, self.body, self.part, background, layout)
-
 
 def masked_pictures(pair: Pair) -> tuple[list[tuple[Picture, np.ndarray]], list[tuple[Picture, np.ndarray]]]:
     """Pictures of concept and component, each with the mask (64, 64) bool of what is to be learned."""
