@@ -1,8 +1,9 @@
 """Measures MagicTailor against its ablations and its rivals in toy town.
 
 Run as `python -m benchmarks.tailoring --out FOLDER`. Every method learns every pair once and draws every prompt with
-every seed. Results are added to FOLDER/scores.csv as they come, so a run that was stopped goes on where it was; then
-FOLDER/table.md and FOLDER/plot.png are written.
+every seed; several learn at a time, each on one core. Results are added to FOLDER/scores.csv as they come, so a run
+that was stopped goes on where it was; then FOLDER/table.md and FOLDER/plot.png are written. With `--tuning` all of
+`CANDIDATES` are tried on the pairs called TUNING instead: that is how the learning rates of `METHODS` were found.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import multiprocessing
+import os
 import pathlib
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
+import torch
 from tqdm import tqdm
 
 from toytown.analyser import analysed, load_analyser
 from toytown.measures import Scores, bootstrap_interval, scores
-from toytown.methods import METHODS, prompt_of
+from toytown.methods import CANDIDATES, METHODS, Method, prompt_of
 from toytown.pairs import ASKED, MEASURED, TUNING, Pair
 from toytown.tailoring import drawn
 from toytown.world import BACKGROUNDS
@@ -39,33 +44,36 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "scores.csv"
     done = {(row["method"], row["pair"]) for row in read(path)}
-    pairs = TUNING if options.tuning else MEASURED
-    jobs = [(name, pair) for pair in pairs for name in options.methods if (name, pair.name) not in done]
-    for name, pair in (bar := tqdm(jobs, desc="methods x pairs")):
-        bar.set_postfix_str(f"{name}, {pair.name}")
-        append(path, measured(name, pair, options.seeds))
-    rows = read(path)
-    table = as_table(summary(rows, options.methods))
+    methods, pairs = (CANDIDATES, TUNING) if options.tuning else (METHODS, MEASURED)
+    jobs = [(name, pair) for pair in pairs for name in methods if (name, pair.name) not in done]
+    # not forked: a copy of a process that has used torch's threads may hang
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, spawning, torch.set_num_threads, (1,)) as pool:
+        running = [pool.submit(measured, name, methods[name], pair, options.seeds) for name, pair in jobs]
+        for finished in tqdm(as_completed(running), "methods x pairs", len(running)):
+            append(path, finished.result())
+    found = summary(read(path), list(methods))
+    table = as_table(found)
     (options.out / "table.md").write_text(table)
-    plot(summary(rows, options.methods), options.out / "plot.png")
+    plot(found, options.out / "plot.png")
     print(table)
 
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tailoring", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for scores.csv, table.md and plot.png")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=8, help="pictures for each prompt")
-    parser.add_argument("--tuning", action="store_true", help="use the pairs hyper-parameters were found on instead")
+    parser.add_argument("--tuning", action="store_true", help="try learning rates, on pairs that are not measured")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at a time")
     return parser.parse_args()
 
 
-def measured(name: str, pair: Pair, seeds: int) -> list[dict[str, object]]:
+def measured(name: str, method: Method, pair: Pair, seeds: int) -> list[dict[str, object]]:
     """Train one method on one pair and score all its pictures."""
     start = time.monotonic()
-    model = METHODS[name].trained(pair, seed=pair.seed)
+    model = method.trained(pair, seed=pair.seed)
     asked = [(background, seed) for background in ASKED for seed in range(seeds)]
-    prompts = [prompt_of(METHODS[name], pair, BACKGROUNDS[background]) for background, _ in asked]
+    prompts = [prompt_of(method, pair, BACKGROUNDS[background]) for background, _ in asked]
     pictures = drawn(model, prompts, [seed for _, seed in asked])
     seconds = time.monotonic() - start
     found = analysed(load_analyser(), pictures)

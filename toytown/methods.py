@@ -1,6 +1,7 @@
 """MagicTailor, what is left of it when a part is taken away, and other ways to learn the same, on the same model.
 
-All get the same pictures, masks, random draws and number of steps. The others are written from their papers in the
+All get the same pictures, masks, random draws and number of steps, fewer than the demo's `SETTINGS` so that all of them
+are measured in an afternoon. The others are written from their papers in the
 smallest form: Textual Inversion (Gal et al. 2022), DreamBooth (Ruiz et al. 2023) with a LoRA, Custom Diffusion (Kumari
 et al. 2023), Break-A-Scene (Avrahami et al. 2023). As they are given masks too, their loss counts only inside.
 """
@@ -8,7 +9,7 @@ et al. 2023), Break-A-Scene (Avrahami et al. 2023). As they are given masks too,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ from .pairs import Pair
 from .settings import SETTINGS
 from .tailoring import references, trainable
 
-STEPS = SETTINGS["phase1_train_steps"] + SETTINGS["phase2_train_steps"]
+STEPS = 250
+BUDGET = {"phase1_train_steps": 150, "phase2_train_steps": STEPS - 150}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Ablation:
     """MagicTailor with other settings.
 
     Attributes:
-        changes: of `SETTINGS`.
+        changes: of `SETTINGS` and `BUDGET`.
         masked_out: paint everything outside the masks gray, before training.
     """
 
@@ -45,7 +47,7 @@ class Ablation:
     prompt = "<v0> with <v1>"
 
     def trained(self, pair: Pair, seed: int) -> TailorModel:
-        config = TailorConfig(**{**SETTINGS, **self.changes, "seed": seed})
+        config = TailorConfig(**{**SETTINGS, **BUDGET, **self.changes, "seed": seed})
         learned = [gray_outside(r) for r in references(pair)] if self.masked_out else references(pair)
         model = trainable(pair.class_words, config)
         train(model, learned, config)
@@ -78,13 +80,49 @@ class Rival:
         return [f"<v{n}> {word}" if self.with_noun else f"<v{n}>" for n, word in enumerate(pair.class_words)]
 
     def trained(self, pair: Pair, seed: int) -> TailorModel:
-        config = TailorConfig(**{**SETTINGS, "seed": seed})
+        config = TailorConfig(**{**SETTINGS, **BUDGET, "seed": seed})
         model = trainable(pair.class_words, config)
         learn(model, references(pair), config, self, self.named(pair))
         return model
 
 
-METHODS: dict[str, Ablation | Rival] = {
+Method = Ablation | Rival
+
+
+def _magictailor(rate: float, **changes: Any) -> Ablation:
+    return Ablation({"phase1_learning_rate": rate, "phase2_learning_rate": rate, **changes})
+
+
+def _textual_inversion(rate: float) -> Rival:
+    return Rival(("tokens",), 0.0, token_learning_rate=rate)
+
+
+def _dreambooth(rate: float) -> Rival:
+    return Rival(("lora",), rate, with_noun=True)
+
+
+def _custom_diffusion(rate: float, token_rate: float) -> Rival:
+    return Rival(("tokens", "keys and values"), rate, token_learning_rate=token_rate, with_noun=True)
+
+
+def _break_a_scene(rate: float, token_rate: float) -> Rival:
+    return Rival(("tokens", "lora"), rate, token_learning_rate=token_rate, attention=0.3, union=True, tokens_first=0.5)
+
+
+def _candidates(name: str, make: Callable[..., Method], rates: Sequence[tuple[float, ...]]) -> dict[str, Method]:
+    return {f"{name} {' '.join(map(str, some))}": make(*some) for some in rates}
+
+
+CANDIDATES: dict[str, Method] = {
+    **_candidates("MagicTailor", _magictailor, [(3e-4,), (5e-4,), (1e-3,), (2e-3,)]),
+    **_candidates("Textual Inversion", _textual_inversion, [(1e-3,), (3e-3,), (1e-2,), (3e-2,)]),
+    **_candidates("DreamBooth-LoRA", _dreambooth, [(3e-4,), (5e-4,), (1e-3,), (2e-3,)]),
+    **_candidates("Custom Diffusion", _custom_diffusion, [(3e-4, 1e-3), (3e-4, 1e-2), (1e-3, 3e-3), (1e-3, 1e-2)]),
+    **_candidates("Break-A-Scene", _break_a_scene, [(5e-4, 3e-3), (5e-4, 1e-2), (1e-3, 3e-3), (1e-3, 1e-2)]),
+}
+"""Learning rates each method was tried with, as many for each, on pairs that are not measured."""
+
+METHODS: dict[str, Method] = {
     "MagicTailor": Ablation(),
     "without DM-Deg": Ablation({"alpha": 0.0}),
     "fixed degradation": Ablation({"gamma": 1000.0}),
@@ -92,16 +130,14 @@ METHODS: dict[str, Ablation | Rival] = {
     "without DS-Bal": Ablation({"phase1_train_steps": STEPS, "phase2_train_steps": 0}),
     "without warm-up": Ablation({"phase1_train_steps": 0, "phase2_train_steps": STEPS}),
     "without attention loss": Ablation({"lambda_attention": 0.0}),
-    "Textual Inversion": Rival(("tokens",), 0.0, token_learning_rate=3e-3),
-    "DreamBooth-LoRA": Rival(("lora",), 1e-3, with_noun=True),
-    "Custom Diffusion": Rival(("tokens", "keys and values"), 3e-4, token_learning_rate=1e-3, with_noun=True),
-    "Break-A-Scene": Rival(
-        ("tokens", "lora"), 1e-3, token_learning_rate=3e-3, attention=0.3, union=True, tokens_first=0.5
-    ),
+    "Textual Inversion": _textual_inversion(3e-3),
+    "DreamBooth-LoRA": _dreambooth(1e-3),
+    "Custom Diffusion": _custom_diffusion(3e-4, 1e-3),
+    "Break-A-Scene": _break_a_scene(1e-3, 3e-3),
 }
 
 
-def prompt_of(method: Ablation | Rival, pair: Pair, background: str) -> str:
+def prompt_of(method: Method, pair: Pair, background: str) -> str:
     """The prompt that asks a method for the concept with the component."""
     if isinstance(method, Ablation):
         return f"{method.prompt} {background}"
