@@ -105,8 +105,12 @@ class Parts:
     autoencoder: AutoencoderKL
 
 
-def make_parts(shape: Shape, dtype: torch.dtype, device: torch.device) -> Parts:
-    """The networks of a shape; the same seed at every call, so the same weights."""
+def make_parts(shape: Shape, dtype: torch.dtype, device: torch.device, text_attention: str = "sdpa") -> Parts:
+    """The networks of a shape; the same seed at every call, so the same weights.
+
+    Args:
+        text_attention: of the text encoders; by default transformers' own choice.
+    """
     levels = len(shape.autoencoder["block_out_channels"])
     # cast one by one: all of them at once in 32 bits need more room than a training step
     with torch.random.fork_rng(), torch.device(device):
@@ -125,7 +129,8 @@ def make_parts(shape: Shape, dtype: torch.dtype, device: torch.device) -> Parts:
         for description, text in zip(shape.described.text_encoders, shape.text, strict=True):
             # only the pooled encoder of a family has a projection
             kind = CLIPTextModelWithProjection if text is CLIP_G else CLIPTextModel
-            encoders[description.key] = kind(CLIPTextConfig(**text)).to(dtype).requires_grad_(False).eval()
+            encoder = kind(CLIPTextConfig(**text, attn_implementation=text_attention))
+            encoders[description.key] = encoder.to(dtype).requires_grad_(False).eval()
     return Parts(unet, encoders, autoencoder)
 
 

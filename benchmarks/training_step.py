@@ -26,6 +26,7 @@ from magictailor.model import TailorModel, assemble, precision_for
 from magictailor.noise import scaled_linear_schedule
 from magictailor.references import Reference
 from magictailor.trainer import DS_BAL, WARM_UP, Training
+from magictailor.weights import text_attention
 
 from .measuring import limit_memory, memory, name_of, peak_memory, release, reset_peak, synchronise
 from .shapes import SHAPES, Shape, at_resolution, make_parts, word_tokenizer
@@ -119,7 +120,7 @@ def references(shape: Shape) -> list[Reference]:
 
 
 def make_training(shape: Shape, config: TailorConfig, device: torch.device) -> Training:
-    parts = make_parts(shape, precision_for(config.mixed_precision, device), device)
+    parts = make_parts(shape, precision_for(config.mixed_precision, device), device, text_attention(device))
     return Training(make_model(shape, config, parts), references(shape), config)
 
 

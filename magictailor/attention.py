@@ -1,4 +1,4 @@
-"""The cross-attention loss and how one token's column of a few attention maps is captured."""
+"""The attention of the U-Net, how one token's column of a few of its maps is captured, and the loss on it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor
+
+from .tokens import chosen_rows
+
+SHORT = 512  # keys; a longer row of plain attention costs more memory than it saves time
 
 
 def attention_loss(attention: Tensor, masks: Tensor) -> Tensor:
@@ -94,23 +98,45 @@ class AttentionCapture:
             self._collected.append(token_column(query, key, self._columns, scale))
 
 
-class WatchedAttention:
-    """A diffusers attention processor: fused attention that also shows its queries and keys to a capture."""
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention, by the fastest way there is for such tensors.
 
-    def __init__(self, capture: AttentionCapture):
+    Args:
+        query: (B, heads, N, d).
+        key, value: (B, heads, L, d).
+
+    Returns:
+        (B, heads, N, d).
+    """
+    # on a CPU the fused kernel's gradient in half precision is several times slower than plain products
+    if query.device.type == "cpu" and query.dtype != torch.float32 and key.shape[2] <= SHORT:
+        logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return logits.softmax(-1).to(value.dtype) @ value
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+class Attention:
+    """A diffusers attention processor that reads a prompt once for all pictures that share it.
+
+    Args:
+        capture: is shown queries and keys; None: this layer is not watched.
+    """
+
+    def __init__(self, capture: AttentionCapture | None):
         self.capture = capture
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
-        query, key, value = (
-            projection(states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for projection, states in (
-                (attn.to_q, hidden_states),
-                (attn.to_k, encoder_hidden_states),
-                (attn.to_v, encoder_hidden_states),
-            )
-        )
-        self.capture.watch(query, key, attn.scale)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, owners=None):
+        # on a GPU layer norms answer in 32 bits; cast once, not for each projection and its LoRA
+        hidden_states = hidden_states.to(attn.to_q.weight.dtype)
+        crosses = encoder_hidden_states is not None
+        read = encoder_hidden_states if crosses else hidden_states
+        query, key, value = attn.to_q(hidden_states), attn.to_k(read), attn.to_v(read)
+        if crosses and owners is not None:
+            key, value = chosen_rows(key, owners), chosen_rows(value, owners)
+        query, key, value = (states.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for states in (query, key, value))
+        if self.capture is not None:
+            self.capture.watch(query, key, attn.scale)
+        mixed = attend(query, key, value)
         out_projection, dropout = attn.to_out
         return dropout(out_projection(mixed.transpose(1, 2).flatten(2)))
 
@@ -124,8 +150,10 @@ def watched_layers(unet: UNet2DConditionModel) -> list[str]:
 
 
 def watch_attention(unet: UNet2DConditionModel) -> AttentionCapture:
-    """Make the layers the loss needs show their attention; every other layer is left as it is."""
+    """Give every layer an `Attention`; those that the loss needs show it."""
     capture = AttentionCapture()
-    for name in watched_layers(unet):
-        unet.get_submodule(name).set_processor(WatchedAttention(capture))
+    watched = watched_layers(unet)
+    for name, module in unet.named_modules():
+        if name.endswith((".attn1", ".attn2")):
+            module.set_processor(Attention(capture if name in watched else None))
     return capture

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from .attention import AttentionCapture, watch_attention
@@ -165,6 +166,10 @@ def _add_lora(unet: UNet2DConditionModel, config: TailorConfig) -> None:
     # peft's own first values come from the global generator, which is the host's
     with torch.random.fork_rng():
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS))
+    for module in unet.modules():
+        if isinstance(module, BaseTunerLayer):
+            # autocast does it; peft would keep a copy of every input in 32 bits
+            module.cast_input_dtype_enabled = False
     generator = step_generator(config.seed, 0)
     with torch.no_grad():
         for name, parameter in unet.named_parameters():

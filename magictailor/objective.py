@@ -104,7 +104,7 @@ class Objective:
         parts, total = [], torch.zeros((), device=model.device)
         for chunk in chunks:
             piece = batch[chunk]
-            prediction, attention = self._watched(piece, leaves[piece.owners])
+            prediction, attention = self._watched(piece, leaves)
             diffusion = masked_error(prediction, piece.target, piece.small_masks)
             preservation = torch.zeros_like(diffusion)
             if momentum is None:
@@ -157,7 +157,8 @@ class Objective:
         model = self.model
         model.capture.start(model.prompts.columns[batch.owners])
         with model.autocast():
-            prediction = model.unet(batch.noisy, batch.timesteps, **prompts.conditions(batch.sizes)).sample
+            conditions = prompts.conditions(batch.sizes, batch.owners)
+            prediction = model.unet(batch.noisy, batch.timesteps, **conditions).sample
         maps = model.capture.mean_map()
         return prediction, attention_loss(maps, shrink(batch.masks, maps.shape[-2:])[:, 0])
 
@@ -167,7 +168,7 @@ class Objective:
         with torch.no_grad(), self.model.capture.paused(), self.model.autocast():
             for chunk in chunks:
                 piece = batch[chunk]
-                conditions = prompts[piece.owners].conditions(piece.sizes)
+                conditions = prompts.conditions(piece.sizes, piece.owners)
                 prediction = self.model.unet(piece.noisy, piece.timesteps, **conditions).sample
                 errors.append(masked_error(prediction, piece.target, piece.small_masks))
         return int(largest(mean_per_reference(torch.cat(errors), batch.owners, self.count)))
@@ -182,6 +183,6 @@ class Objective:
             return errors
         others = batch[held]
         with torch.no_grad(), self.model.capture.paused(), self.model.autocast():
-            conditions = prompts[others.owners].conditions(others.sizes)
+            conditions = prompts.conditions(others.sizes, others.owners)
             steady = functional_call(self.model.unet, momentum, (others.noisy, others.timesteps), conditions).sample
         return errors.index_put((held,), masked_error(prediction[held], steady, others.small_masks))

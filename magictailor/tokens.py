@@ -87,6 +87,14 @@ class ExtendedEmbedding(nn.Module):
         return torch.where((ids >= size).unsqueeze(-1), new, old)
 
 
+def chosen_rows(known: Tensor, chosen: Tensor) -> Tensor:
+    """Entries (B, ...) of a tensor (N, ...) at indices (B,), which may repeat.
+
+    Gradients of an entry taken twice are added in a fixed order, which plain indexing does not promise.
+    """
+    return F.embedding(chosen, known.flatten(1)).unflatten(1, known.shape[1:])
+
+
 @dataclass(frozen=True)
 class EncodedPrompts:
     """What text encoders tell a U-Net about B prompts.
@@ -101,12 +109,7 @@ class EncodedPrompts:
 
     def __getitem__(self, chosen: Tensor) -> EncodedPrompts:
         """The prompts at some indices (B,), which may repeat."""
-
-        def rows(known: Tensor) -> Tensor:
-            # gradients of rows taken twice are added in a fixed order, which plain indexing does not promise
-            return F.embedding(chosen, known.flatten(1)).unflatten(1, known.shape[1:])
-
-        return EncodedPrompts(rows(self.hidden), None if self.pooled is None else rows(self.pooled))
+        return EncodedPrompts(*(None if t is None else chosen_rows(t, chosen) for t in self._tensors()))
 
     def detached(self) -> EncodedPrompts:
         """The same values as leaves that collect gradients, see `backward`."""
@@ -120,16 +123,24 @@ class EncodedPrompts:
     def _tensors(self) -> tuple[Tensor, Tensor | None]:
         return self.hidden, self.pooled
 
-    def conditions(self, sizes: Tensor) -> dict[str, Any]:
-        """Keyword arguments of a diffusers U-Net.
+    def conditions(self, sizes: Tensor, owners: Tensor | None = None) -> dict[str, Any]:
+        """Keyword arguments of a diffusers U-Net whose layers have a `magictailor.attention.Attention`.
 
         Args:
             sizes: (B, 6) of the pictures, as in `TrainingPictures`; shown along with the pooled prompts only.
+            owners: (B,) index of each picture's prompt; None: each has its own.
         """
-        if self.pooled is None:
-            return {"encoder_hidden_states": self.hidden}
-        added = {"text_embeds": self.pooled, "time_ids": sizes}
-        return {"encoder_hidden_states": self.hidden, "added_cond_kwargs": added}
+        if owners is not None and len(owners) <= len(self.hidden):
+            return self[owners].conditions(sizes)
+        conditions: dict[str, Any] = {"encoder_hidden_states": self.hidden}
+        pooled = self.pooled
+        if owners is not None:
+            # fewer prompts than pictures: each layer reads a prompt once
+            conditions["cross_attention_kwargs"] = {"owners": owners}
+            pooled = None if pooled is None else chosen_rows(pooled, owners)
+        if pooled is not None:
+            conditions["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
+        return conditions
 
 
 class PromptEncoder(nn.Module):
