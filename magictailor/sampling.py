@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from .draws import step_generator
@@ -55,17 +56,43 @@ def sample(
     Raises:
         InputError: a prompt is too long; names "prompt".
     """
-    scheduler = ddim_scheduler(model.schedule)
-    scheduler.set_timesteps(steps)
     latents = noise.to(model.device, torch.float32)
     with model.capture.paused(), model.autocast():
         known = model.prompts.encode([negative_prompt] * len(prompts) + list(prompts))
         conditions = known.conditions(whole_picture(model, noise, 2 * len(prompts)))
-        for timestep in scheduler.timesteps:
-            answer = model.unet(torch.cat([latents, latents]), timestep, **conditions).sample.float()
-            unguided, guided = answer.chunk(2)
-            latents = scheduler.step(torch.lerp(unguided, guided, guidance), timestep, latents).prev_sample
-            after_step()
+        return ddim(
+            model.unet, model.schedule, latents, conditions, steps=steps, guidance=guidance, after_step=after_step
+        )
+
+
+@torch.no_grad()
+def ddim(
+    unet: UNet2DConditionModel,
+    schedule: NoiseSchedule,
+    latents: Tensor,
+    conditions: Mapping[str, Any],
+    *,
+    steps: int,
+    guidance: float,
+    after_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Denoise latents from pure noise on.
+
+    Args:
+        latents: (B, C, h, w) standard normal, on the U-Net's device.
+        conditions: keyword arguments of the U-Net for 2B pictures, of which the first half is what to move away from.
+        steps, guidance, after_step: see `sample`.
+
+    Returns:
+        (B, C, h, w) float32 as the U-Net sees them.
+    """
+    scheduler = ddim_scheduler(schedule)
+    scheduler.set_timesteps(steps)
+    for timestep in scheduler.timesteps:
+        answer = unet(torch.cat([latents, latents]), timestep, **conditions).sample.float()
+        unguided, guided = answer.chunk(2)
+        latents = scheduler.step(torch.lerp(unguided, guided, guidance), timestep, latents).prev_sample
+        after_step()
     return latents
 
 
