@@ -83,7 +83,7 @@ def measured(name: str, method: Method, pair: Pair, seeds: int) -> list[dict[str
             "pair": pair.name,
             "background": background,
             "seed": seed,
-            **dataclasses.asdict(scores(pair, background, picture, finding)),
+            **{k: round(v, 4) for k, v in dataclasses.asdict(scores(pair, background, picture, finding)).items()},
             "seconds": round(seconds, 1),
         }
         for (background, seed), picture, finding in zip(asked, pictures, found, strict=True)

@@ -111,6 +111,14 @@ class TailorConfig:
         False, "Multiply both learning rates by the number of reference pictures, as the paper's text says.",
         advanced=True,
     )  # fmt: skip
+    token_lr_scale: float = _knob(
+        1.0,
+        "Learning rate of the tokens, as a multiple of the LoRA's. Less keeps them closer to their class words.",
+        low=0.0,
+        high=100.0,
+        step=0.05,
+        advanced=True,
+    )
     mixed_precision: Literal["auto", "bf16", "fp16", "no"] = _knob(
         "auto",
         "Number format: auto takes bf16 on a GPU that has it, else fp16 there, and 32 bits on a CPU.",

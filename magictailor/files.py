@@ -176,7 +176,7 @@ def _training_record(steps_done: int, config: TailorConfig, resolution: int) -> 
         "ss_max_train_steps": str(config.total_steps),
         "ss_learning_rate": str(rate),
         "ss_unet_lr": str(rate),
-        "ss_text_encoder_lr": str(rate),
+        "ss_text_encoder_lr": str(rate * config.token_lr_scale),
         "ss_lr_scheduler": "constant",
         "ss_optimizer": optimizer,
         "ss_max_grad_norm": str(config.max_grad_norm),

@@ -32,7 +32,7 @@ class StepReport:
         step: 1-based, over both phases.
         total_steps: of both phases.
         phase: "warm-up" or "DS-Bal".
-        learning_rate: it was made with.
+        learning_rate: the LoRA was changed with.
         degradation_weight: alpha_d of Eq. 5.
         loss: what was minimised.
         diffusion: L_diff of each reference, the concept's first.
@@ -99,7 +99,7 @@ class Training:
         self.momentum: dict[str, Tensor] | None = None
         self.steps_done = 0
         self.optimizer = torch.optim.AdamW(
-            [*self.lora.values(), *self.tokens.values()],
+            [{"params": list(self.lora.values())}, {"params": list(self.tokens.values())}],
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
             weight_decay=config.adam_weight_decay,
@@ -112,7 +112,7 @@ class Training:
         return WARM_UP if step <= self.config.phase1_train_steps else DS_BAL
 
     def learning_rate_of(self, step: int) -> float:
-        """The learning rate of a 1-based step; each phase has its own."""
+        """The LoRA's learning rate in a 1-based step; each phase has its own."""
         config = self.config
         rate = config.phase1_learning_rate if self.phase_of(step) == WARM_UP else config.phase2_learning_rate
         return rate * len(self.pictures) if config.scale_lr else rate
@@ -138,8 +138,8 @@ class Training:
         step = self.steps_done + 1
         draws = (draws or self.draw(step)).to(self.model.device)
         rate = self.learning_rate_of(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        of_lora, of_tokens = self.optimizer.param_groups
+        of_lora["lr"], of_tokens["lr"] = rate, rate * self.config.token_lr_scale
         if self.phase_of(step) == DS_BAL and self.momentum is None:
             self.momentum = {name: parameter.detach().clone() for name, parameter in self.lora.items()}
 

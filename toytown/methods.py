@@ -89,8 +89,9 @@ class Rival:
 Method = Ablation | Rival
 
 
-def _magictailor(rate: float, **changes: Any) -> Ablation:
-    return Ablation({"phase1_learning_rate": rate, "phase2_learning_rate": rate, **changes})
+def _magictailor(rate: float, token_rate: float, *, masked_out: bool = False, **changes: Any) -> Ablation:
+    rates = {"phase1_learning_rate": rate, "phase2_learning_rate": rate, "token_lr_scale": token_rate / rate}
+    return Ablation({**rates, **changes}, masked_out)
 
 
 def _textual_inversion(rate: float) -> Rival:
@@ -114,26 +115,30 @@ def _candidates(name: str, make: Callable[..., Method], rates: Sequence[tuple[fl
 
 
 CANDIDATES: dict[str, Method] = {
-    **_candidates("MagicTailor", _magictailor, [(3e-4,), (5e-4,), (1e-3,), (2e-3,)]),
+    **_candidates(
+        "MagicTailor", _magictailor, [*((r, r) for r in (3e-4, 5e-4, 1e-3, 2e-3)), (1e-3, 2e-4), (2e-3, 2e-4)]
+    ),
     **_candidates("Textual Inversion", _textual_inversion, [(1e-3,), (3e-3,), (1e-2,), (3e-2,)]),
     **_candidates("DreamBooth-LoRA", _dreambooth, [(3e-4,), (5e-4,), (1e-3,), (2e-3,)]),
     **_candidates("Custom Diffusion", _custom_diffusion, [(3e-4, 1e-3), (3e-4, 1e-2), (1e-3, 3e-3), (1e-3, 1e-2)]),
     **_candidates("Break-A-Scene", _break_a_scene, [(5e-4, 3e-3), (5e-4, 1e-2), (1e-3, 3e-3), (1e-3, 1e-2)]),
 }
-"""Learning rates each method was tried with, as many for each, on pairs that are not measured."""
+"""Learning rates (of LoRA or matrices, of tokens) each method was tried with, on pairs that are not measured."""
+
+FOUND = (1e-3, 2e-4)
 
 METHODS: dict[str, Method] = {
-    "MagicTailor": Ablation(),
-    "without DM-Deg": Ablation({"alpha": 0.0}),
-    "fixed degradation": Ablation({"gamma": 1000.0}),
-    "background masked out": Ablation({"alpha": 0.0}, masked_out=True),
-    "without DS-Bal": Ablation({"phase1_train_steps": STEPS, "phase2_train_steps": 0}),
-    "without warm-up": Ablation({"phase1_train_steps": 0, "phase2_train_steps": STEPS}),
-    "without attention loss": Ablation({"lambda_attention": 0.0}),
+    "MagicTailor": _magictailor(*FOUND),
+    "without DM-Deg": _magictailor(*FOUND, alpha=0.0),
+    "fixed degradation": _magictailor(*FOUND, gamma=1000.0),
+    "background masked out": _magictailor(*FOUND, alpha=0.0, masked_out=True),
+    "without DS-Bal": _magictailor(*FOUND, phase1_train_steps=STEPS, phase2_train_steps=0),
+    "without warm-up": _magictailor(*FOUND, phase1_train_steps=0, phase2_train_steps=STEPS),
+    "without attention loss": _magictailor(*FOUND, lambda_attention=0.0),
     "Textual Inversion": _textual_inversion(3e-3),
-    "DreamBooth-LoRA": _dreambooth(1e-3),
-    "Custom Diffusion": _custom_diffusion(3e-4, 1e-3),
-    "Break-A-Scene": _break_a_scene(1e-3, 3e-3),
+    "DreamBooth-LoRA": _dreambooth(2e-3),
+    "Custom Diffusion": _custom_diffusion(3e-4, 1e-2),
+    "Break-A-Scene": _break_a_scene(5e-4, 3e-3),
 }
 
 

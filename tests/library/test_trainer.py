@@ -80,6 +80,18 @@ def test_scale_lr_multiplies_by_the_number_of_pictures(make_model, references, c
     assert training.learning_rate_of(4) == pytest.approx(5e-5)
 
 
+def test_token_lr_scale_slows_the_tokens_alone(make_model, references, config):
+    moved = {}
+    for scale in (1.0, 0.1):
+        changed = dataclasses.replace(config, adam_weight_decay=0.0, token_lr_scale=scale)
+        training = Training(make_model(changed), references, changed)
+        before = {name: rows.detach().clone() for name, rows in (training.lora | training.tokens).items()}
+        training.step()
+        moved[scale] = {name: (training.lora | training.tokens)[name].detach() - rows for name, rows in before.items()}
+    assert torch.allclose(moved[0.1]["clip_l"], 0.1 * moved[1.0]["clip_l"], rtol=1e-2, atol=1e-7)
+    assert all(torch.equal(moved[0.1][name], moved[1.0][name]) for name in training.lora)
+
+
 def test_same_seed_same_bits_other_seed_other_result(make_model, references, config):
     first = trained_tensors(train(make_model(config), references, config))
     torch.manual_seed(12345)
