@@ -44,7 +44,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "scores.csv"
     done = {(row["method"], row["pair"]) for row in read(path)}
-    methods, pairs = (CANDIDATES, TUNING) if options.tuning else (METHODS, MEASURED)
+    candidates = {name: method for some in CANDIDATES.values() for name, method in some.items()}
+    methods, pairs = (candidates, TUNING) if options.tuning else (METHODS, MEASURED)
     jobs = [(name, pair) for pair in pairs for name in methods if (name, pair.name) not in done]
     # not forked: a copy of a process that has used torch's threads may hang
     spawning = multiprocessing.get_context("spawn")
@@ -102,13 +103,19 @@ def append(path: pathlib.Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Add all rows of one method and pair at once."""
     new = not path.is_file()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(rows)
 
 
 Summary = dict[str, dict[str, tuple[float, float, float]]]
+
+
+def merit(measures: Mapping[str, tuple[float, float, float]]) -> float:
+    """What candidates are compared by: both fidelities, what was asked for, and no spill."""
+    fidelity, text, spill = (measures[name][0] for name in ("fidelity", "text", "spill"))
+    return fidelity + text - spill
 
 
 def summary(rows: Sequence[Mapping[str, str]], methods: Sequence[str]) -> Summary:

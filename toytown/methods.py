@@ -46,8 +46,11 @@ class Ablation:
 
     prompt = "<v0> with <v1>"
 
+    def config_of(self, seed: int) -> TailorConfig:
+        return TailorConfig(**{**SETTINGS, **BUDGET, **self.changes, "seed": seed})
+
     def trained(self, pair: Pair, seed: int) -> TailorModel:
-        config = TailorConfig(**{**SETTINGS, **BUDGET, **self.changes, "seed": seed})
+        config = self.config_of(seed)
         learned = [gray_outside(r) for r in references(pair)] if self.masked_out else references(pair)
         model = trainable(pair.class_words, config)
         train(model, learned, config)
@@ -79,8 +82,11 @@ class Rival:
         """How a prompt names concept and component."""
         return [f"<v{n}> {word}" if self.with_noun else f"<v{n}>" for n, word in enumerate(pair.class_words)]
 
+    def config_of(self, seed: int) -> TailorConfig:
+        return TailorConfig(**{**SETTINGS, **BUDGET, "seed": seed})
+
     def trained(self, pair: Pair, seed: int) -> TailorModel:
-        config = TailorConfig(**{**SETTINGS, **BUDGET, "seed": seed})
+        config = self.config_of(seed)
         model = trainable(pair.class_words, config)
         learn(model, references(pair), config, self, self.named(pair))
         return model
@@ -114,18 +120,20 @@ def _candidates(name: str, make: Callable[..., Method], rates: Sequence[tuple[fl
     return {f"{name} {' '.join(map(str, some))}": make(*some) for some in rates}
 
 
-CANDIDATES: dict[str, Method] = {
-    **_candidates(
-        "MagicTailor", _magictailor, [*((r, r) for r in (3e-4, 5e-4, 1e-3, 2e-3)), (1e-3, 2e-4), (2e-3, 2e-4)]
-    ),
-    **_candidates("Textual Inversion", _textual_inversion, [(1e-3,), (3e-3,), (1e-2,), (3e-2,)]),
-    **_candidates("DreamBooth-LoRA", _dreambooth, [(3e-4,), (5e-4,), (1e-3,), (2e-3,)]),
-    **_candidates("Custom Diffusion", _custom_diffusion, [(3e-4, 1e-3), (3e-4, 1e-2), (1e-3, 3e-3), (1e-3, 1e-2)]),
-    **_candidates("Break-A-Scene", _break_a_scene, [(5e-4, 3e-3), (5e-4, 1e-2), (1e-3, 3e-3), (1e-3, 1e-2)]),
+_SAME = [(rate, rate) for rate in (3e-4, 5e-4, 1e-3, 2e-3)]
+CANDIDATES: dict[str, dict[str, Method]] = {
+    name: _candidates(name, make, rates)
+    for name, make, rates in (
+        ("MagicTailor", _magictailor, [*_SAME, (1e-3, 2e-4), (2e-3, 2e-4)]),
+        ("Textual Inversion", _textual_inversion, [(1e-3,), (3e-3,), (1e-2,), (3e-2,)]),
+        ("DreamBooth-LoRA", _dreambooth, [(3e-4,), (5e-4,), (1e-3,), (2e-3,)]),
+        ("Custom Diffusion", _custom_diffusion, [(3e-4, 1e-3), (3e-4, 1e-2), (1e-3, 3e-3), (1e-3, 1e-2)]),
+        ("Break-A-Scene", _break_a_scene, [(5e-4, 3e-3), (5e-4, 1e-2), (1e-3, 3e-3), (1e-3, 1e-2)]),
+    )
 }
 """Learning rates (of LoRA or matrices, of tokens) each method was tried with, on pairs that are not measured.
 
-METHODS takes the best of each, by both fidelities + text - spill.
+METHODS takes the best of each by `benchmarks.tailoring.merit`.
 """
 
 FOUND = (1e-3, 2e-4)
