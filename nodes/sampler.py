@@ -5,8 +5,9 @@ from comfy_api.v0_0_2 import io
 
 from nodes import common_ksampler
 
-from .apply import applied, strength_input
+from .apply import strength_input
 from .errors import artist_errors
+from .kept import kept
 from .types import CATEGORY, Tailoring
 
 NAME = "Tailored Sampler"
@@ -101,14 +102,14 @@ class MagicTailorSampler(io.ComfyNode):
         denoise, strength, positive=None, negative=None,
     ):  # fmt: skip
         with artist_errors(NAME):
-            model, clip = applied(model, clip, tailoring, strength)
-        positive = _encoded(clip, prompt) if positive is None else positive
-        negative = _encoded(clip, negative_prompt) if negative is None else negative
-        (latent,) = common_ksampler(
-            model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
+            tailored = kept(model, clip, tailoring, strength)
+        written = tailored.conditioning(
+            prompt if positive is None else None, negative_prompt if negative is None else None
         )
-        return io.NodeOutput(latent, model, positive, negative)
-
-
-def _encoded(clip, text: str):
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        positive, negative = (
+            text if given is None else given for text, given in zip(written, (positive, negative), strict=True)
+        )
+        (latent,) = common_ksampler(
+            tailored.model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
+        )
+        return io.NodeOutput(latent, tailored.model, positive, negative)

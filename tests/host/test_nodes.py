@@ -1,7 +1,11 @@
 """The nodes in the real host: what they train, save, load and draw."""
 
+import dataclasses
+import gc
 import pathlib
+import sys
 import types
+import weakref
 
 import pytest
 import torch
@@ -136,6 +140,44 @@ def test_conditioning_replaces_the_prompts(host, nodes, loaded_checkpoint, train
     )
     written, *_ = tailored_latents(host, nodes, loaded_checkpoint, trained.tailoring, "<v1>")
     assert torch.equal(replaced["samples"], written["samples"])
+
+
+def test_the_next_seed_applies_and_encodes_nothing_anew(host, nodes, loaded_checkpoint, trained):
+    given = (host, nodes, loaded_checkpoint, trained.tailoring)
+    first, model, positive, negative = tailored_latents(*given, "<v0>", seed=5)
+    other_seed, *again = tailored_latents(*given, "<v0>", seed=6)
+    assert not torch.equal(first["samples"], other_seed["samples"])
+    assert all(one is other for one, other in zip(again, (model, positive, negative), strict=True))
+    other_prompt = tailored_latents(*given, "<v1>", seed=5)
+    assert other_prompt[1] is model and other_prompt[2] is not positive and other_prompt[3] is negative
+    assert not torch.equal(first["samples"], other_prompt[0]["samples"])
+    copied = dataclasses.replace(trained.tailoring)
+    assert tailored_latents(host, nodes, loaded_checkpoint, copied, "<v0>")[1] is not model
+
+
+def test_another_strength_or_clip_is_heeded(host, nodes, loaded_checkpoint, trained):
+    kept = sys.modules[nodes.MagicTailorSampler.__module__].kept
+    model, clip, _ = loaded_checkpoint
+    with torch.inference_mode():
+        whole = kept(model, clip, trained.tailoring, 1.0)
+        assert kept(model, clip, trained.tailoring, 1.0) is whole
+        assert kept(model, clip, trained.tailoring, 0.5) is not whole
+        assert kept(model, clip.clone(), trained.tailoring, 0.5).given_clip is not clip
+
+
+def test_what_the_sampler_keeps_goes_with_the_model(host, nodes, loaded_checkpoint, trained):
+    import comfy.model_management
+
+    model = loaded_checkpoint[0].clone()
+    tailored_latents(host, nodes, (model, *loaded_checkpoint[1:]), trained.tailoring, "<v0>")
+    with torch.inference_mode():
+        kept = sys.modules[nodes.MagicTailorSampler.__module__].kept
+        held = weakref.ref(kept(model, loaded_checkpoint[1], trained.tailoring, 1.0))
+    assert held() is not None
+    del model
+    comfy.model_management.unload_all_models()
+    gc.collect()
+    assert held() is None
 
 
 def test_no_key_of_the_lora_is_left_out_by_the_stock_loader(host, loaded_checkpoint, trained, caplog):
