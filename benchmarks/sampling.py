@@ -100,7 +100,7 @@ def _with_ksampler(host: Host, sampling: dict, size: int, load: Callable) -> Cal
 
 
 def tailored(host: Host, sampling: dict, size: int, tailoring) -> Callable[[str, int], None]:
-    """The Tailored Sampler, which runs whole for every seed."""
+    """The Tailored Sampler, which does all of it in one node."""
     node = host.pack.nodes.MagicTailorSampler
 
     def draw(picture: str, seed: int) -> None:
