@@ -30,12 +30,13 @@ from toytown.tailoring import drawn
 from toytown.world import BACKGROUNDS
 
 COLUMNS = ["method", "pair", "background", "seed", *(f.name for f in dataclasses.fields(Scores)), "seconds"]
+OURS = "MagicTailor"
 MEASURES = {
-    "fidelity": "concept + component fidelity",
+    "fidelity": "fidelity, both",
     "concept": "concept fidelity",
     "component": "component fidelity",
     "spill": "spill",
-    "text": "background and kind as asked",
+    "text": "as asked",
 }
 
 
@@ -119,20 +120,29 @@ def merit(measures: Mapping[str, tuple[float, float, float]]) -> float:
 
 
 def summary(rows: Sequence[Mapping[str, str]], methods: Sequence[str]) -> Summary:
-    """Mean over pairs of each measure, and the ends of its 95 percent interval, by method and measure."""
+    """Mean over pairs of each measure, and the ends of its 95 percent interval, by method and measure.
+
+    "lead" is how much more fidelity MagicTailor has on the same pairs; it has none over itself.
+    """
     result: Summary = {}
     for method in methods:
-        mine = [row for row in rows if row["method"] == method]
-        if not mine:
+        found = {measure: list(by_pair(rows, method, measure).values()) for measure in MEASURES}
+        if not found["fidelity"]:
             continue
-        result[method] = {}
-        for measure in MEASURES:
-            per_pair = [
-                statistics.mean(value_of(row, measure) for row in mine if row["pair"] == pair)
-                for pair in sorted({row["pair"] for row in mine})
-            ]
-            result[method][measure] = (statistics.mean(per_pair), *bootstrap_interval(per_pair))
+        ours, other = (by_pair(rows, name, "fidelity") for name in (OURS, method))
+        if method != OURS and (shared := ours.keys() & other.keys()):
+            found["lead"] = [ours[pair] - other[pair] for pair in sorted(shared)]
+        result[method] = {name: (statistics.mean(some), *bootstrap_interval(some)) for name, some in found.items()}
     return result
+
+
+def by_pair(rows: Sequence[Mapping[str, str]], method: str, measure: str) -> dict[str, float]:
+    """A method's mean of one measure on each pair, by the pair's name."""
+    mine = [row for row in rows if row["method"] == method]
+    return {
+        pair: statistics.mean(value_of(row, measure) for row in mine if row["pair"] == pair)
+        for pair in sorted({row["pair"] for row in mine})
+    }
 
 
 def value_of(row: Mapping[str, str], measure: str) -> float:
@@ -144,11 +154,17 @@ def value_of(row: Mapping[str, str], measure: str) -> float:
 
 def as_table(found: Summary) -> str:
     """A Markdown table, mean [interval]."""
-    lines = ["| method | " + " | ".join(MEASURES.values()) + " |", "|---" * (1 + len(MEASURES)) + "|"]
+    columns = MEASURES | ({"lead": f"lead of {OURS} in fidelity"} if OURS in found else {})
+    lines = ["| method | " + " | ".join(columns.values()) + " |", "|---" * (1 + len(columns)) + "|"]
     for method, measures in found.items():
-        cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in measures.values()]
+        cells = [_cell(measures[name]) if name in measures else "" for name in columns]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(interval: tuple[float, float, float]) -> str:
+    mean, low, high = interval
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def plot(found: Summary, path: pathlib.Path) -> None:
@@ -163,7 +179,7 @@ def plot(found: Summary, path: pathlib.Path) -> None:
     for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
         for line, name in enumerate(names):
             mean, low, high = found[name][measure]
-            colour = "tab:red" if name == "MagicTailor" else "tab:blue"
+            colour = "tab:red" if name == OURS else "tab:blue"
             axis.errorbar(mean, line, xerr=[[mean - low], [high - mean]], fmt="o", color=colour)
         axis.set_title(title, fontsize=10)
         axis.set_yticks(range(len(names)), names)
