@@ -23,11 +23,11 @@ import torch
 from tqdm import tqdm
 
 from toytown.analyser import analysed, load_analyser
+from toytown.backgrounds import BACKGROUNDS
 from toytown.measures import Scores, bootstrap_interval, scores
 from toytown.methods import CANDIDATES, METHODS, Method, prompt_of
 from toytown.pairs import ASKED, MEASURED, TUNING, Pair
 from toytown.tailoring import drawn
-from toytown.world import BACKGROUNDS
 
 COLUMNS = ["method", "pair", "background", "seed", *(f.name for f in dataclasses.fields(Scores)), "seconds"]
 OURS = "MagicTailor"

@@ -168,7 +168,7 @@ def _add_lora(unet: UNet2DConditionModel, config: TailorConfig) -> None:
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS))
     for module in unet.modules():
         if isinstance(module, BaseTunerLayer):
-            # autocast does it; peft would keep a copy of every input in 32 bits
+            # autocast does it; by way of peft's 32 bits each LoRA would keep a copy of the input of its own
             module.cast_input_dtype_enabled = False
     generator = step_generator(config.seed, 0)
     with torch.no_grad():

@@ -18,18 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .world import (
-    BACKGROUNDS,
-    PARTS,
-    PATTERNS,
-    UNSEEN_PATTERNS,
-    Look,
-    Picture,
-    Scene,
-    nearest_colour,
-    random_scene,
-    render,
-)
+from .backgrounds import BACKGROUNDS
+from .looks import PATTERNS, UNSEEN_PATTERNS, Look, nearest_colour
+from .things import PARTS
+from .world import Picture, Scene, random_scene, render
 
 WEIGHTS = pathlib.Path(__file__).resolve().parent / "analyser.safetensors"
 KINDS, PLACES, ALL_PATTERNS = list(PARTS), list(BACKGROUNDS), [*PATTERNS, *UNSEEN_PATTERNS]

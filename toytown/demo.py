@@ -22,11 +22,12 @@ from PIL import Image
 from tools.comfyui import PACK_ROOT, STATE_DIR, ComfyServer, locate_comfyui, make_base_dir
 from tools.workflow import Frontend
 
+from .backgrounds import BACKGROUNDS
+from .captions import article
 from .model import RESOLUTION
 from .pairs import ASKED, SHOWN, Pair, masked_pictures, write_folder
 from .settings import GUIDANCE, SAMPLER_STEPS, SETTINGS
 from .sheet import Row, outlined, sheet
-from .world import BACKGROUNDS, article
 
 WORKFLOW = PACK_ROOT / "workflows" / "tailor_concept_and_component.json"
 NODE = PACK_ROOT / "toytown" / "comfyui_node"

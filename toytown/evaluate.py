@@ -17,10 +17,12 @@ import numpy as np
 from tqdm import tqdm
 
 from .analyser import WEIGHTS, Finding, analysed, load_analyser
+from .captions import caption
+from .looks import nearest_colour
 from .model import CHECKPOINT, FOLDER, load_checkpoint
 from .sampling import encoded_prompts, sample
 from .train_model import training_scenes
-from .world import Scene, caption, nearest_colour, random_scene
+from .world import Scene, random_scene
 
 RECORD = FOLDER / "record.json"
 BATCH = 40

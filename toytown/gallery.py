@@ -23,9 +23,10 @@ from tools.upscaler import make_upscaler
 from tools.workflow import Frontend
 
 from .demo import in_toy_town, nodes_of
+from .looks import COLOURS, Look
 from .pairs import SHOWN, Pair, masked_pictures
 from .sheet import Row, outlined, sheet
-from .world import COLOURS, Look, Picture, Scene, render
+from .world import Picture, Scene, render
 
 SEEDS = (0, 1, 2)
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .analyser import Finding
+from .looks import Look
 from .pairs import BACKGROUNDS, Pair, masked_pictures
-from .world import Look
 
 SMALLEST_REGION = 20  # pixels; fewer is a thing that is not there
 DIRECTIONS = np.random.default_rng(0).standard_normal((16, 3))

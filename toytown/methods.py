@@ -1,9 +1,9 @@
 """MagicTailor, what is left of it when a part is taken away, and other ways to learn the same, on the same model.
 
 All get the same pictures, masks, random draws and number of steps, fewer than the demo's `SETTINGS` so that all of them
-are measured in an afternoon. The others are written from their papers in the
-smallest form: Textual Inversion (Gal et al. 2022), DreamBooth (Ruiz et al. 2023) with a LoRA, Custom Diffusion (Kumari
-et al. 2023), Break-A-Scene (Avrahami et al. 2023). As they are given masks too, their loss counts only inside.
+are measured in an afternoon. The others are written from their papers in the smallest form: Textual Inversion (Gal et al.
+2022), DreamBooth (Ruiz et al. 2023) with a LoRA, Custom Diffusion (Kumari et al. 2023), Break-A-Scene (Avrahami et al.
+2023). As they are given masks too, their loss counts only inside.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Ablation:
     prompt = "<v0> with <v1>"
 
     def config_of(self, seed: int) -> TailorConfig:
+        """All of its hyper-parameters."""
         return TailorConfig(**{**SETTINGS, **BUDGET, **self.changes, "seed": seed})
 
     def trained(self, pair: Pair, seed: int) -> TailorModel:
@@ -83,7 +84,8 @@ class Rival:
         return [f"<v{n}> {word}" if self.with_noun else f"<v{n}>" for n, word in enumerate(pair.class_words)]
 
     def config_of(self, seed: int) -> TailorConfig:
-        return TailorConfig(**{**SETTINGS, **BUDGET, "seed": seed})
+        """What it shares with MagicTailor: the steps, the draws and the LoRA's size."""
+        return Ablation().config_of(seed)
 
     def trained(self, pair: Pair, seed: int) -> TailorModel:
         config = self.config_of(seed)
@@ -136,7 +138,7 @@ CANDIDATES: dict[str, dict[str, Method]] = {
 METHODS takes the best of each by `benchmarks.tailoring.merit`.
 """
 
-FOUND = (1e-3, 2e-4)
+FOUND = (1e-3, 2e-4)  # rates of LoRA and tokens; the ablations keep them
 
 METHODS: dict[str, Method] = {
     "MagicTailor": _magictailor(*FOUND),

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from .world import COLOURS, PARTS, UNSEEN_COLOURS, Look, Picture, Scene, render
+from .looks import COLOURS, UNSEEN_COLOURS, Look
+from .things import PARTS
+from .world import Picture, Scene, render
 
 REFERENCES = 3
 BACKGROUNDS = ("room", "city", "grass")  # of the references; the pictures that are asked for stand before others

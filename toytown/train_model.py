@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from .captions import random_caption
 from .model import (
     LATENT_SCALE,
     PROMPT_LENGTH,
@@ -37,7 +38,7 @@ from .model import (
 from .sampling import encoded_prompts, sample
 from .saving import save_checkpoint
 from .vocabulary import END, START
-from .world import Scene, random_caption, random_scene, render
+from .world import Scene, random_scene, render
 
 PICTURES = 32_000
 CROP = 32

@@ -10,7 +10,7 @@ import json
 import pathlib
 import string
 
-from .world import words
+from .captions import words
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LETTERS = string.ascii_lowercase + string.digits + string.punctuation

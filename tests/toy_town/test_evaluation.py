@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 
 from toytown.analyser import Finding
+from toytown.captions import caption
 from toytown.evaluate import held_out_scenes, right_answers
+from toytown.looks import COLOURS, Look
 from toytown.train_model import training_scenes
-from toytown.world import COLOURS, Look, Scene, caption
+from toytown.world import Scene
 
 RED, BLUE = Look(COLOURS["red"]), Look(COLOURS["blue"], "striped")
 SCENE = Scene("house", RED, BLUE, "beach", 0)

@@ -9,11 +9,12 @@ import torch
 from magictailor.config import TailorConfig
 from magictailor.trainer import train
 from toytown.analyser import analysed, load_analyser
+from toytown.backgrounds import BACKGROUNDS
+from toytown.looks import UNSEEN_COLOURS, Look
 from toytown.measures import SMALLEST_REGION, colour_distance, wanted_colours
 from toytown.pairs import ASKED, Pair
 from toytown.settings import SETTINGS
 from toytown.tailoring import drawn, references, trainable
-from toytown.world import BACKGROUNDS, UNSEEN_COLOURS, Look
 
 PAIR = Pair("house", "tower", Look(UNSEEN_COLOURS["coral"]), Look(UNSEEN_COLOURS["lime"]), seed=21)
 SHORT = {"phase1_train_steps": 50, "phase2_train_steps": 20}

@@ -8,9 +8,10 @@ import pytest
 
 from toytown import analyser as analyser_module
 from toytown.analyser import analysed, load_analyser
+from toytown.looks import Look
 from toytown.model import CHECKPOINT, FOLDER, load_checkpoint
 from toytown.sampling import encoded_prompts, sample
-from toytown.world import Look, Scene, render
+from toytown.world import Scene, render
 
 RECORD = json.loads((FOLDER / "record.json").read_text())
 

@@ -7,23 +7,13 @@ import numpy as np
 import pytest
 
 from toytown import vocabulary
+from toytown.backgrounds import BACKGROUNDS
+from toytown.captions import caption, random_caption, words
+from toytown.looks import COLOURS, UNSEEN_COLOURS, UNSEEN_PATTERNS, Look, nearest_colour
 from toytown.model import load_tokenizer, load_vocabulary
 from toytown.pairs import MEASURED, SHOWN, TUNING, masked_pictures
-from toytown.world import (
-    BACKGROUNDS,
-    COLOURS,
-    PARTS,
-    UNSEEN_COLOURS,
-    UNSEEN_PATTERNS,
-    Look,
-    Scene,
-    caption,
-    nearest_colour,
-    random_caption,
-    random_scene,
-    render,
-    words,
-)
+from toytown.things import PARTS
+from toytown.world import Scene, random_scene, render
 
 BLACK, WHITE = Look((0, 0, 0)), Look((255, 255, 255))
 
