@@ -1,6 +1,6 @@
 """Colours and patterns.
 
-Those in `UNSEEN_COLOURS` and `UNSEEN_PATTERNS` never appear in what the model is trained on, so that no word names them.
+Those in `UNSEEN_COLOURS` and `UNSEEN_PATTERNS` never appear in what the model is trained on, so no word names them.
 """
 
 from __future__ import annotations

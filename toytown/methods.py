@@ -1,9 +1,9 @@
 """MagicTailor, what is left of it when a part is taken away, and other ways to learn the same, on the same model.
 
 All get the same pictures, masks, random draws and number of steps, fewer than the demo's `SETTINGS` so that all of them
-are measured in an afternoon. The others are written from their papers in the smallest form: Textual Inversion (Gal et al.
-2022), DreamBooth (Ruiz et al. 2023) with a LoRA, Custom Diffusion (Kumari et al. 2023), Break-A-Scene (Avrahami et al.
-2023). As they are given masks too, their loss counts only inside.
+are measured in an afternoon. The others are written from their papers in the smallest form: Textual Inversion (Gal et
+al. 2022), DreamBooth (Ruiz et al. 2023) with a LoRA, Custom Diffusion (Kumari et al. 2023), Break-A-Scene (Avrahami et
+al. 2023). As they are given masks too, their loss counts only inside.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Shape = Sequence[tuple[float, float]]  # the corners of a polygon
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """Body, part and details (colour, shape) of a thing; body and part do not overlap, the one in front covers the other."""
+    """Body, part and details (colour, shape) of a thing; of body and part the one in front covers the other."""
 
     body: list[Shape]
     part: list[Shape]
