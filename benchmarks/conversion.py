@@ -13,10 +13,11 @@ import time
 import diffusers
 import torch
 
+from magictailor.backbones import CheckpointWeights
+from magictailor.backbones.stable_diffusion.backbone import build_model
+from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
 from magictailor.config import TailorConfig
-from magictailor.model import CheckpointWeights, build_model
-from magictailor.noise import scaled_linear_schedule
-from magictailor.trainer import Training
+from magictailor.training import Training
 from tools.checkpoint import family_state_dict
 
 from .host import FAMILIES

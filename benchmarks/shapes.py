@@ -11,7 +11,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from magictailor.families import FAMILIES, Family
+from magictailor.backbones import family_named
+from magictailor.backbones.stable_diffusion import UNetFamily
 
 START, END = 49406, 49407
 
@@ -21,7 +22,7 @@ class Shape:
     """A family's networks at full or at reduced size.
 
     Attributes:
-        family: by its name in magictailor.families.
+        family: by its name in magictailor.backbones.
         unet: arguments of UNet2DConditionModel.
         text_layers: layers of each text encoder.
         resolution: at which it is measured unless told otherwise.
@@ -36,8 +37,8 @@ class Shape:
     autoencoder: dict[str, Any] = field(default_factory=lambda: dict(block_out_channels=(128, 256, 512, 512)))
 
     @property
-    def described(self) -> Family:
-        return FAMILIES[self.family]
+    def described(self) -> UNetFamily:
+        return family_named(self.family)
 
 
 def _unet(channels: tuple[int, ...], layers: int, heads: int | tuple[int, ...], context: int, **more) -> dict[str, Any]:

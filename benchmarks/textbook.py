@@ -18,11 +18,11 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from magictailor.backbones.stable_diffusion import UNetFamily
+from magictailor.backbones.stable_diffusion.schedule import NoiseSchedule
 from magictailor.config import TailorConfig
 from magictailor.draws import StepDraws
-from magictailor.families import Family
-from magictailor.noise import NoiseSchedule
-from magictailor.references import TrainingPictures, augment
+from magictailor.pictures import TrainingPictures, augment
 
 LARGEST_STORED_MAP = 32 * 32
 
@@ -64,7 +64,7 @@ class Textbook:
         unet: UNet2DConditionModel,
         encoder: CLIPTextModel,
         autoencoder,
-        family: Family,
+        family: UNetFamily,
         schedule: NoiseSchedule,
         pictures: TrainingPictures,
         config: TailorConfig,
@@ -189,7 +189,7 @@ class Textbook:
 
 
 def textbook_of(training, parts: Sequence[torch.nn.Module]) -> Textbook:
-    """The textbook counterpart of a fresh `magictailor.trainer.Training`, on its own copies of the plain parts.
+    """The textbook counterpart of a fresh `magictailor.training.Training`, on its own copies of the plain parts.
 
     Args:
         training: one text encoder, no step made yet.

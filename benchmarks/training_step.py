@@ -21,12 +21,14 @@ import diffusers
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from magictailor.backbones.clip import text_attention
+from magictailor.backbones.precision import precision_for
+from magictailor.backbones.stable_diffusion.backbone import UNetBackbone, assemble
+from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
+from magictailor.balancing import DS_BAL, WARM_UP
 from magictailor.config import TailorConfig
-from magictailor.model import TailorModel, assemble, precision_for
-from magictailor.noise import scaled_linear_schedule
-from magictailor.references import Reference
-from magictailor.trainer import DS_BAL, WARM_UP, Training
-from magictailor.weights import text_attention
+from magictailor.reference import Reference
+from magictailor.training import Training
 
 from .measuring import limit_memory, memory, name_of, peak_memory, release, reset_peak, synchronise
 from .shapes import SHAPES, Shape, at_resolution, make_parts, word_tokenizer
@@ -124,7 +126,7 @@ def make_training(shape: Shape, config: TailorConfig, device: torch.device) -> T
     return Training(make_model(shape, config, parts), references(shape), config)
 
 
-def make_model(shape: Shape, config: TailorConfig, parts) -> TailorModel:
+def make_model(shape: Shape, config: TailorConfig, parts) -> UNetBackbone:
     return assemble(
         family=shape.described,
         unet=parts.unet,

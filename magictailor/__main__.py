@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .arguments import parser
+from .cli.parser import parser
 from .errors import InputError
 
 
@@ -17,12 +17,12 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     arguments = parser().parse_args(given)
     # torch takes seconds to import: help and mistyped arguments do without it
-    from . import commands
-    from .trainer import TrainingDiverged
+    from .cli import run
+    from .training import TrainingDiverged
 
-    run = {"train": commands.train_command, "sample": commands.sample_command, "masks": commands.masks_command}
+    commands = {"train": run.train_command, "sample": run.sample_command, "masks": run.masks_command}
     try:
-        run[arguments.command](arguments)
+        commands[arguments.command](arguments)
     except InputError as error:
         return _failed(str(error), 2)
     except (TrainingDiverged, OSError) as error:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+WARM_UP, DS_BAL = "warm-up", "DS-Bal"
 
 
 def masked_error(prediction: Tensor, target: Tensor, masks: Tensor) -> Tensor:
     """Eq. 2 and Eq. 7: squared error inside the masks, one value per sample, mean over the FULL area.
 
-    With the noise (or velocity) as target it is L_diff, with the momentum U-Net's prediction L_pres.
+    With the noise (or velocity) as target it is L_diff, with the momentum network's prediction L_pres.
 
     Args:
         prediction, target: (B, C, h, w).
@@ -35,28 +38,31 @@ def mean_per_reference(losses: Tensor, owners: Tensor, count: int) -> Tensor:
     Returns:
         (N,).
     """
-    belongs = torch.nn.functional.one_hot(owners, count).to(losses.dtype)  # (B, N)
+    belongs = F.one_hot(owners, count).to(losses.dtype)  # (B, N)
     return (losses[:, None] * belongs).sum(0) / belongs.sum(0)
 
 
-def largest(losses: Tensor) -> Tensor:
-    """Eq. 6, sample-wise min-max: which of the references' losses (N,) is the largest, (); it alone is minimised."""
-    return losses.argmax(dim=0)
+def balance(losses: Tensor, owners: Tensor, count: int, phase: str) -> tuple[Tensor, Tensor]:
+    """Eq. 1, 6 and 7 as the weights that each sample's L_diff and L_pres have in the loss of a step.
 
+    In the warm-up every sample counts alike and nothing is held. In DS-Bal, sample-wise min-max (Eq. 6) leaves only the
+    reference with the largest mean L_diff, and selective preserving (Eq. 7) takes the mean, over every other reference,
+    of the mean over its samples.
 
-def min_max_weights(owners: Tensor, worst: int, count: int) -> Tensor:
-    """Eq. 6 as weights (B,) of per-sample L_diff: their weighted sum is the mean over the samples of `worst`."""
-    samples = torch.bincount(owners, minlength=count)
-    return (owners == worst).float() / samples[worst]
+    Args:
+        losses: L_diff of each sample, (B,); looked at in DS-Bal only.
+        owners: (B,) index 0..count-1 of the reference a sample belongs to; every index occurs.
+        count: N, number of references.
+        phase: `WARM_UP` or `DS_BAL`.
 
-
-def preserving_weights(owners: Tensor, worst: int, count: int) -> Tensor:
-    """Eq. 7, selective preserving, as weights (B,) of per-sample L_pres.
-
-    Their weighted sum is the mean, over every reference but `worst`, of the mean over its samples; 0 without others.
+    Returns:
+        w_diff (B,), whose sum is 1, and w_pres (B,), whose sum is 1, or 0 where nothing is held; float32.
     """
-    samples = torch.bincount(owners, minlength=count)
-    return (owners != worst).float() / (samples[owners] * max(count - 1, 1))
+    if phase == WARM_UP:
+        return losses.new_full((len(owners),), 1.0 / len(owners)), losses.new_zeros(len(owners))
+    samples = F.one_hot(owners, count).sum(0)[owners]
+    worst = owners == mean_per_reference(losses, owners, count).argmax()
+    return worst.float() / samples, (~worst).float() / (samples * max(count - 1, 1))
 
 
 def update_momentum(momentum: Mapping[str, Tensor], online: Mapping[str, Tensor], beta: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -20,8 +21,8 @@ class StepDraws:
         flip: (B,) bool, mirror this picture.
         pixel_noise: (B, 3, R, R) standard normal, G of Eq. 4.
         latent_noise: (B, C, h, w) standard normal, the sample of the autoencoder's posterior.
-        noise: (B, C, h, w) standard normal, what the U-Net has to find.
-        timesteps: (B,) int64 in [0, T).
+        noise: (B, C, h, w) standard normal, what the network has to find.
+        timesteps: (B,), int64 or float as the model's family counts them.
     """
 
     brightness: Tensor
@@ -50,7 +51,7 @@ def draw_step(
     batch: int,
     resolution: int,
     latent_shape: tuple[int, int, int],
-    timesteps: int,
+    draw_timesteps: Callable[[int, torch.Generator], Tensor],
     device: torch.device | str = "cpu",
 ) -> StepDraws:
     """Draw everything random of one step.
@@ -63,7 +64,7 @@ def draw_step(
         batch: B, number of reference pictures.
         resolution: R, side of a picture in pixels.
         latent_shape: (C, h, w).
-        timesteps: T of the noise schedule.
+        draw_timesteps: B, generator -> timesteps (B,), as the model's family is trained; see `Backbone`.
     """
     generator = step_generator(config.seed, step, device)
 
@@ -84,5 +85,5 @@ def draw_step(
         pixel_noise=normal(3, resolution, resolution),
         latent_noise=normal(*latent_shape),
         noise=normal(*latent_shape),
-        timesteps=torch.randint(0, timesteps, (batch,), generator=generator, device=device),
+        timesteps=draw_timesteps(batch, generator),
     )

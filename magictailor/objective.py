@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from .attention import attention_loss
-from .balancing import largest, masked_error, mean_per_reference, min_max_weights, preserving_weights
+from .attention_loss import attention_loss
+from .backbones.protocol import Backbone, Prompts
+from .balancing import DS_BAL, WARM_UP, balance, masked_error, mean_per_reference
 from .config import TailorConfig
 from .degradation import degrade
 from .draws import StepDraws
-from .latents import encode
-from .model import TailorModel
-from .references import TrainingPictures, augment, shown_sizes, shrink
-from .tokens import EncodedPrompts
+from .pictures import TrainingPictures, augment, shown_sizes, shrink
 
 
 @dataclass(frozen=True)
@@ -32,17 +29,11 @@ class _Batch:
     owners: Tensor
     sizes: Tensor
 
+    def __len__(self) -> int:
+        return len(self.owners)
+
     def __getitem__(self, chosen: Tensor) -> _Batch:
         return _Batch(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
-
-
-@dataclass(frozen=True)
-class _Losses:
-    """One value for each picture, (B,), without gradients."""
-
-    diffusion: Tensor
-    preservation: Tensor
-    attention: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,6 @@ class Losses:
         diffusion: L_diff of each reference, (N,).
         preservation: mean L_pres of the references that are held, ().
         attention: L_attn, mean over the pictures, ().
-        worst: index of the reference that is improved; None in the warm-up.
         latents: sum of the latents, (), finite if they all are.
     """
 
@@ -62,20 +52,23 @@ class Losses:
     diffusion: Tensor
     preservation: Tensor
     attention: Tensor
-    worst: int | None
     latents: Tensor
 
 
 class Objective:
-    """What MagicTailor minimises: mean L_diff in the warm-up, min-max and preserving in DS-Bal, L_attn in both.
+    """What MagicTailor minimises.
+
+        sum(w_diff * L_diff) + lambda_pres * sum(w_pres * L_pres) + lambda_attn * mean(L_attn)
+
+    with the weights of `balancing.balance`: mean L_diff in the warm-up, min-max and preserving in DS-Bal.
 
     Args:
-        pictures: of all references, on the model's device.
+        pictures: of all references, on the backbone's device.
         count: N, number of references.
         config: gives the weights of the parts, and whether pictures are taken one at a time.
     """
 
-    def __init__(self, model: TailorModel, pictures: TrainingPictures, count: int, config: TailorConfig):
+    def __init__(self, model: Backbone, pictures: TrainingPictures, count: int, config: TailorConfig):
         self.model, self.pictures, self.count, self.config = model, pictures, count, config
 
     def losses(
@@ -92,43 +85,42 @@ class Objective:
             momentum: the averaged LoRA of DS-Bal; None in the warm-up.
             backward: takes a loss (); not to be called for gradients when they are switched off.
         """
-        model, config = self.model, self.config
+        config, owners = self.config, self.pictures.owners
         batch, latents = self._batch(draws, degradation)
-        with model.autocast():
-            prompts = model.prompts()
+        prompts = self.model.reference_prompts()
         leaves = prompts.detached()
-        count, owners = self.count, batch.owners
-        chunks = torch.arange(len(owners), device=model.device).split(1 if config.low_memory else len(owners))
-        worst = self._worst(batch, prompts, chunks) if momentum is not None and len(chunks) > 1 else None
+        chunks = torch.arange(len(batch), device=owners.device).split(1 if config.low_memory else len(batch))
+        if momentum is None:
+            weights = balance(batch.noisy.new_zeros(len(batch)), owners, self.count, WARM_UP)
+        elif len(chunks) > 1:
+            errors = torch.cat([self._diffusion(batch[chunk], prompts) for chunk in chunks])
+            weights = balance(errors, owners, self.count, DS_BAL)
+        else:
+            weights = None
 
-        parts, total = [], torch.zeros((), device=model.device)
+        total, parts = torch.zeros((), device=owners.device), []
         for chunk in chunks:
             piece = batch[chunk]
-            prediction, attention = self._watched(piece, leaves)
-            diffusion = masked_error(prediction, piece.target, piece.small_masks)
-            preservation = torch.zeros_like(diffusion)
-            if momentum is None:
-                loss = diffusion.sum() / len(owners)
-            else:
-                if worst is None:
-                    worst = int(largest(mean_per_reference(diffusion.detach(), owners, count)))
-                preservation = self._preservation(worst, momentum, piece, prompts, prediction)
-                minimised = min_max_weights(owners, worst, count)[chunk] * diffusion
-                held = preserving_weights(owners, worst, count)[chunk] * preservation
-                loss = minimised.sum() + config.lambda_preservation * held.sum()
-            loss = loss + config.lambda_attention * attention.sum() / len(owners)
+            prediction, l_attn = self._predicted(piece, leaves)
+            l_diff = masked_error(prediction, piece.target, piece.small_masks)
+            if weights is None:
+                weights = balance(l_diff.detach(), owners, self.count, DS_BAL)
+            w_diff, w_pres = (w[chunk] for w in weights)
+            l_pres = self._preservation(w_pres, momentum, piece, prompts, prediction)
+            loss = (
+                (w_diff * l_diff).sum()
+                + config.lambda_preservation * (w_pres * l_pres).sum()
+                + config.lambda_attention * l_attn.sum() / len(batch)
+            )
             backward(loss)
             total = total + loss.detach()
-            parts.append(_Losses(diffusion.detach(), preservation.detach(), attention.detach()))
+            parts.append([part.detach() for part in (l_diff, w_pres * l_pres, l_attn)])
         if torch.is_grad_enabled():
             prompts.backward(leaves)
 
-        diffusion, preservation, attention = (
-            torch.cat([getattr(part, f.name) for part in parts]) for f in fields(_Losses)
-        )
-        held = torch.zeros(()) if worst is None else (preserving_weights(owners, worst, count) * preservation).sum()
-        per_reference = mean_per_reference(diffusion, owners, count)
-        return Losses(total, per_reference, held, attention.mean(), worst, latents.sum())
+        diffusion, held, attention = (torch.cat(part) for part in zip(*parts, strict=True))
+        per_reference = mean_per_reference(diffusion, owners, self.count)
+        return Losses(total, per_reference, held.sum(), attention.mean(), latents.sum())
 
     def _batch(self, draws: StepDraws, degradation: float) -> tuple[_Batch, Tensor]:
         model = self.model
@@ -137,13 +129,14 @@ class Objective:
         size = 1 if self.config.low_memory else len(images)
         latents = torch.cat(
             [
-                encode(model.autoencoder, some, noise, model.family.latent_scale)
+                model.encode(some, noise)
                 for some, noise in zip(images.split(size), draws.latent_noise.split(size), strict=True)
             ]
         )
+        noisy, target = model.noised(latents, draws.noise, draws.timesteps)
         batch = _Batch(
-            noisy=model.schedule.add_noise(latents, draws.noise, draws.timesteps),
-            target=model.schedule.target(latents, draws.noise, draws.timesteps),
+            noisy=noisy,
+            target=target,
             timesteps=draws.timesteps,
             masks=masks,
             small_masks=shrink(masks, latents.shape[-2:]),
@@ -152,37 +145,44 @@ class Objective:
         )
         return batch, latents
 
-    def _watched(self, batch: _Batch, prompts: EncodedPrompts) -> tuple[Tensor, Tensor]:
-        """The U-Net's prediction and L_attn of each picture."""
-        model = self.model
-        model.capture.start(model.prompts.columns[batch.owners])
-        with model.autocast():
-            conditions = prompts.conditions(batch.sizes, batch.owners)
-            prediction = model.unet(batch.noisy, batch.timesteps, **conditions).sample
-        maps = model.capture.mean_map()
+    def _predicted(self, batch: _Batch, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """The network's prediction, and L_attn of each picture."""
+        prediction, maps = self.model.predict(
+            batch.noisy,
+            batch.timesteps,
+            prompts,
+            sizes=batch.sizes,
+            owners=batch.owners,
+            watch=self.model.token_columns()[batch.owners],
+        )
         return prediction, attention_loss(maps, shrink(batch.masks, maps.shape[-2:])[:, 0])
 
-    def _worst(self, batch: _Batch, prompts: EncodedPrompts, chunks: Sequence[Tensor]) -> int:
-        """Which reference has the largest L_diff, where no more than a chunk fits into memory at a time."""
-        errors = []
-        with torch.no_grad(), self.model.capture.paused(), self.model.autocast():
-            for chunk in chunks:
-                piece = batch[chunk]
-                conditions = prompts.conditions(piece.sizes, piece.owners)
-                prediction = self.model.unet(piece.noisy, piece.timesteps, **conditions).sample
-                errors.append(masked_error(prediction, piece.target, piece.small_masks))
-        return int(largest(mean_per_reference(torch.cat(errors), batch.owners, self.count)))
+    @torch.no_grad()
+    def _diffusion(self, batch: _Batch, prompts: Prompts) -> Tensor:
+        """L_diff of each picture, ahead of the pass with gradients, where not all pictures fit into memory at once."""
+        prediction = self.model.predict(
+            batch.noisy, batch.timesteps, prompts, sizes=batch.sizes, owners=batch.owners
+        ).answer
+        return masked_error(prediction, batch.target, batch.small_masks)
 
     def _preservation(
-        self, worst: int, momentum: Mapping[str, Tensor], batch: _Batch, prompts: EncodedPrompts, prediction: Tensor
+        self,
+        weights: Tensor,
+        momentum: Mapping[str, Tensor] | None,
+        batch: _Batch,
+        prompts: Prompts,
+        prediction: Tensor,
     ) -> Tensor:
-        """L_pres of each picture; the momentum U-Net runs only on those that are held."""
-        held = (batch.owners != worst).nonzero().flatten()
-        errors = torch.zeros(len(batch.owners), device=self.model.device)
+        """L_pres of each picture; the momentum network runs only on those that are held, whose weight is not 0."""
+        errors = torch.zeros_like(weights)
+        if momentum is None:
+            return errors
+        held = weights.nonzero().flatten()
         if len(held) == 0:
             return errors
         others = batch[held]
-        with torch.no_grad(), self.model.capture.paused(), self.model.autocast():
-            conditions = prompts.conditions(others.sizes, others.owners)
-            steady = functional_call(self.model.unet, momentum, (others.noisy, others.timesteps), conditions).sample
+        with torch.no_grad():
+            steady = self.model.predict(
+                others.noisy, others.timesteps, prompts, sizes=others.sizes, owners=others.owners, lora=momentum
+            ).answer
         return errors.index_put((held,), masked_error(prediction[held], steady, others.small_masks))

@@ -9,10 +9,10 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..magictailor.attention import coarse_size, token_column
+from ..magictailor.backbones.attention_capture import coarse_size, token_column
+from ..magictailor.backbones.clip_description import END_OF_TEXT
 from ..magictailor.errors import InputError
-from ..magictailor.families import END_OF_TEXT
-from ..magictailor.heatmaps import captioned, heat_map, require_positions
+from ..magictailor.report.heatmaps import captioned, heat_map, require_positions
 from ..magictailor.tokens import positions_of
 from .apply import applied, strength_input
 from .convert import image_from_library, image_to_library

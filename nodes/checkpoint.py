@@ -5,10 +5,10 @@ from comfy.model_patcher import ModelPatcher, get_key_weight
 from comfy.sd import CLIP, VAE
 from torch import Tensor, float32
 
+from ..magictailor.backbones import CheckpointWeights, family_of, require_encoders
+from ..magictailor.backbones.stable_diffusion import Family
+from ..magictailor.backbones.stable_diffusion.schedule import NoiseSchedule, PredictionType
 from ..magictailor.errors import InputError
-from ..magictailor.families import Family, family_of, require_encoders
-from ..magictailor.model import CheckpointWeights
-from ..magictailor.noise import NoiseSchedule, PredictionType
 
 UNET_PREFIX = "diffusion_model."
 TRANSFORMER = ".transformer."

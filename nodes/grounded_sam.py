@@ -7,8 +7,8 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..magictailor.errors import InputError
-from ..magictailor.grounded_sam import WHEN_NOTHING_FOUND, load_grounded_sam
-from ..magictailor.overlay import overlay
+from ..magictailor.masks.grounded_sam import WHEN_NOTHING_FOUND, load_grounded_sam
+from ..magictailor.masks.overlay import overlay
 from . import host
 from .convert import image_from_library, images_to_library
 from .errors import artist_errors

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from ..magictailor.errors import InputError
-from ..magictailor.references import Reference
-from ..magictailor.report import live_picture, reference_names, training_report
+from ..magictailor.reference import Reference
+from ..magictailor.report.sheet import live_picture, reference_names, training_report
 from ..magictailor.sampling import Sketcher
-from ..magictailor.trainer import StepReport
+from ..magictailor.training import StepReport
 from . import host
 
 LARGEST_SIDE = 1040  # of the picture on the node, in pixels

@@ -6,8 +6,8 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..magictailor.errors import InputError
-from ..magictailor.files import load_tailoring
-from ..magictailor.released import LORA_FILE, TABLE_FILE, is_released
+from ..magictailor.formats.released_program import LORA_FILE, TABLE_FILE, is_released
+from ..magictailor.formats.tailoring_file import load_tailoring
 from .errors import artist_errors
 from .types import CATEGORY, Tailoring
 

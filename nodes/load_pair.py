@@ -7,7 +7,7 @@ from comfy_api.v0_0_2 import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..magictailor.errors import InputError
-from ..magictailor.pairs import PairPart, load_pair, pair_folders
+from ..magictailor.formats.pair_folder import PairPart, load_pair, pair_folders
 from .convert import image_from_library
 from .errors import artist_errors
 from .types import CATEGORY, Reference

@@ -3,9 +3,10 @@
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..magictailor.overlay import overlay
-from ..magictailor.references import Reference as LibraryReference
-from ..magictailor.references import fitted, prepare
+from ..magictailor.masks.overlay import overlay
+from ..magictailor.pictures import prepare
+from ..magictailor.reference import Reference as LibraryReference
+from ..magictailor.reference import fitted
 from .convert import image_from_library, images_to_library, masks_to_library
 from .errors import artist_errors
 from .types import CATEGORY, Reference

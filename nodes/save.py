@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
-from ..magictailor.files import embedding_name, save_with_embeddings
+from ..magictailor.formats.tailoring_file import embedding_name, save_with_embeddings
 from .convert import image_to_library
 from .errors import artist_errors
 from .types import CATEGORY, Tailoring

@@ -6,12 +6,12 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 from PIL import Image
 
+from ..magictailor.backbones.stable_diffusion.backbone import build_model
 from ..magictailor.config import Knob, TailorConfig, defaults, knobs
-from ..magictailor.files import save_tailoring
-from ..magictailor.model import build_model
-from ..magictailor.references import Reference as LibraryReference
+from ..magictailor.formats.tailoring_file import save_tailoring
+from ..magictailor.reference import Reference as LibraryReference
 from ..magictailor.sampling import Sketcher
-from ..magictailor.trainer import TrainingDiverged, TrainingResult, train
+from ..magictailor.training import TrainingDiverged, TrainingResult, train
 from . import host
 from .checkpoint import checkpoint_weights
 from .convert import image_from_pil, image_to_library

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from magictailor.attention import attention_loss
+from magictailor.attention_loss import attention_loss
+from magictailor.backbones.stable_diffusion.backbone import UNetBackbone
 from magictailor.balancing import masked_error
 from magictailor.config import TailorConfig
 from magictailor.draws import StepDraws, step_generator
-from magictailor.latents import encode
-from magictailor.model import TailorModel
-from magictailor.references import Reference, augment, shrink
-from magictailor.trainer import Training, train
+from magictailor.pictures import augment, shrink
+from magictailor.reference import Reference
+from magictailor.training import Training, train
 
 from .pairs import Pair
 from .settings import SETTINGS
@@ -50,7 +50,7 @@ class Ablation:
         """All of its hyper-parameters."""
         return TailorConfig(**{**SETTINGS, **BUDGET, **self.changes, "seed": seed})
 
-    def trained(self, pair: Pair, seed: int) -> TailorModel:
+    def trained(self, pair: Pair, seed: int) -> UNetBackbone:
         config = self.config_of(seed)
         learned = [gray_outside(r) for r in references(pair)] if self.masked_out else references(pair)
         model = trainable(pair.class_words, config)
@@ -87,7 +87,7 @@ class Rival:
         """What it shares with MagicTailor: the steps, the draws and the LoRA's size."""
         return Ablation().config_of(seed)
 
-    def trained(self, pair: Pair, seed: int) -> TailorModel:
+    def trained(self, pair: Pair, seed: int) -> UNetBackbone:
         config = self.config_of(seed)
         model = trainable(pair.class_words, config)
         learn(model, references(pair), config, self, self.named(pair))
@@ -170,11 +170,11 @@ def gray_outside(reference: Reference) -> Reference:
 
 
 def learn(
-    model: TailorModel, learned: Sequence[Reference], config: TailorConfig, rival: Rival, names: Sequence[str]
+    model: UNetBackbone, learned: Sequence[Reference], config: TailorConfig, rival: Rival, names: Sequence[str]
 ) -> None:
     """Train a rival for as many steps as MagicTailor gets, on the same draws."""
     training = Training(model, learned, config)
-    tokens = list(model.prompts.trained().values())
+    tokens = list(model.token_rows().values())
     weights: list[nn.Parameter] = []
     if "lora" in rival.trains:
         weights += model.lora().values()
@@ -199,28 +199,31 @@ def learn(
 
 
 def rival_loss(
-    model: TailorModel, training: Training, draws: StepDraws, rival: Rival, names: Sequence[str], step: int
+    model: UNetBackbone, training: Training, draws: StepDraws, rival: Rival, names: Sequence[str], step: int
 ) -> Tensor:
     """Diffusion loss inside the masks and, for Break-A-Scene, the attention loss; (), mean over the pictures."""
     pictures = training.pictures
     images, masks = augment(pictures, draws)
-    latents = encode(model.autoencoder, images, draws.latent_noise, model.family.latent_scale)
+    latents = model.encode(images, draws.latent_noise)
     both = torch.rand(len(images), generator=step_generator(training.config.seed, -step)) < 0.5
     texts = [
         f"A photo of {names[0]} and {names[1]}" if rival.union and union else f"A photo of {names[owner]}"
         for owner, union in zip(pictures.owners.tolist(), both.tolist(), strict=True)
     ]
-    columns = [model.prompts.positions(t, f"<v{n}>")[0] for t, n in zip(texts, pictures.owners.tolist(), strict=True)]
-    model.capture.start(torch.tensor(columns))
-    noisy = model.schedule.add_noise(latents, draws.noise, draws.timesteps)
-    predicted = model.unet(noisy, draws.timesteps, model.prompts.encode(texts).hidden).sample
-    maps = model.capture.mean_map()
-    target = model.schedule.target(latents, draws.noise, draws.timesteps)
+    columns = [model.positions(t, f"<v{n}>")[0] for t, n in zip(texts, pictures.owners.tolist(), strict=True)]
+    noisy, target = model.noised(latents, draws.noise, draws.timesteps)
+    predicted, maps = model.predict(
+        noisy,
+        draws.timesteps,
+        model.encode_prompts(texts),
+        sizes=pictures.sizes,
+        watch=torch.tensor(columns)[:, None],
+    )
     loss = masked_error(predicted, target, shrink(masks, latents.shape[-2:])).mean()
     return loss + rival.attention * attention_loss(maps, shrink(masks, maps.shape[-2:])[:, 0]).mean()
 
 
-def cross_attention_weights(model: TailorModel) -> list[nn.Parameter]:
+def cross_attention_weights(model: UNetBackbone) -> list[nn.Parameter]:
     """The key and value matrices of every cross-attention, made trainable."""
     weights = [
         parameter

@@ -100,17 +100,17 @@ def load_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(TOKENIZER)
 
 
-def family(families: ModuleType):
-    """Describe toy town to the library beside the real families.
+def family(backbones: ModuleType):
+    """Register toy town with the library beside the real families.
 
     Args:
-        families: the module `magictailor.families`, under whatever name it was imported.
+        backbones: the package `magictailor.backbones`, under whatever name it was imported.
     """
-    description = families.Family(
+    description = backbones.stable_diffusion.UNetFamily(
         name="toytown",
         title="toy town",
         text_encoders=(
-            families.TextEncoderDescription(
+            backbones.clip_description.TextEncoderDescription(
                 "clip_l", "quick_gelu", 32, pad_token=load_vocabulary()[END], layer=-1, normalised=True
             ),
         ),
@@ -121,8 +121,9 @@ def family(families: ModuleType):
         latent_scale=LATENT_SCALE,
         base_model_version="toytown",
         architecture="toytown",
+        prediction_type=None,
     )
-    families.FAMILIES[description.name] = description
+    backbones.register(description)
     return description
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magictailor.noise import scaled_linear_schedule
-from magictailor.sampling import ddim
+from magictailor.backbones.stable_diffusion.backbone import ddim_scheduler
+from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
+from magictailor.sampling import denoise
 
 from .model import LATENT_SCALE, PROMPT_LENGTH, ToyTown, load_tokenizer
 from .settings import GUIDANCE, SAMPLER_STEPS
@@ -29,11 +30,11 @@ def sample(
     """Draw one picture per row of `hidden`, (B, 64, 64, 3) uint8; the noise of each follows from its seed alone."""
     noise = [torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     empty = encoded_prompts(town, [""]).expand_as(hidden)
-    latents = ddim(
-        town.unet,
-        scaled_linear_schedule(),
+    prompts = torch.cat([empty, hidden])
+    latents = denoise(
+        lambda noisy, timestep: town.unet(noisy, timestep, prompts).sample,
+        ddim_scheduler(scaled_linear_schedule()),
         torch.cat(noise).to(hidden.device),
-        {"encoder_hidden_states": torch.cat([empty, hidden])},
         steps=steps,
         guidance=guidance,
     )

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from magictailor import families
+from magictailor import backbones
+from magictailor.backbones.stable_diffusion.backbone import UNetBackbone, assemble
+from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
 from magictailor.config import TailorConfig
-from magictailor.model import TailorModel, assemble
-from magictailor.noise import scaled_linear_schedule
-from magictailor.references import Reference
+from magictailor.reference import Reference
 from magictailor.sampling import sample
 
 from .model import LATENT_SCALE, ToyTown, family, load_checkpoint, load_tokenizer
@@ -31,7 +31,7 @@ def references(pair: Pair) -> list[Reference]:
     ]
 
 
-def trainable(class_words: Sequence[str], config: TailorConfig, town: ToyTown | None = None) -> TailorModel:
+def trainable(class_words: Sequence[str], config: TailorConfig, town: ToyTown | None = None) -> UNetBackbone:
     """The toy town model with a fresh LoRA and fresh tokens; its sampler works before training too.
 
     Args:
@@ -39,7 +39,7 @@ def trainable(class_words: Sequence[str], config: TailorConfig, town: ToyTown | 
     """
     town = town or load_checkpoint()
     return assemble(
-        family=family(families),
+        family=family(backbones),
         unet=town.unet,
         encoders={"clip_l": town.text_encoder},
         autoencoder=town.autoencoder,
@@ -52,7 +52,7 @@ def trainable(class_words: Sequence[str], config: TailorConfig, town: ToyTown | 
 
 @torch.no_grad()
 def drawn(
-    model: TailorModel,
+    model: UNetBackbone,
     prompts: Sequence[str],
     seeds: Sequence[int],
     steps: int = SAMPLER_STEPS,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from magictailor.config import defaults
-from magictailor.files import load_tailoring
+from magictailor.formats.tailoring_file import load_tailoring
 from tools.comfyui import PACK_ROOT
 
 # rates at which two steps change every tensor, and a seed that draws noise levels whose rounding is seen

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from magictailor.files import save_with_embeddings
+from magictailor.formats.tailoring_file import save_with_embeddings
 from magictailor.tailoring import Tailoring, Token
 from tools.build_workflows import WORKFLOWS
 

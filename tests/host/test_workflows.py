@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from magictailor.overlay import overlay
-from magictailor.references import Reference, prepare
+from magictailor.masks.overlay import overlay
+from magictailor.pictures import prepare
+from magictailor.reference import Reference
 from tools.build_workflows import CANVASES, THUMBNAIL_SIZE, WORKFLOWS
 from tools.input_pictures import write_input_pictures
 from tools.small_runs import override, small_overrides

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny import TINY, tiny_parts, tiny_reference, tokenizer
 
+from magictailor.backbones.stable_diffusion.backbone import assemble
+from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
 from magictailor.config import TailorConfig
-from magictailor.model import assemble
-from magictailor.noise import scaled_linear_schedule
 
 
 @pytest.fixture(autouse=True, scope="module")

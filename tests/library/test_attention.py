@@ -3,9 +3,10 @@ import dataclasses
 import pytest
 import torch
 
-from magictailor.attention import SHORT, attend, coarse_size, watched_layers
-from magictailor.tokens import EncodedPrompts
-from magictailor.trainer import Training
+from magictailor.backbones.attention_capture import coarse_size
+from magictailor.backbones.stable_diffusion.attention import SHORT, attend, watched_layers
+from magictailor.backbones.stable_diffusion.conditioning import EncodedPrompts
+from magictailor.training import Training
 
 
 def test_only_cross_attention_at_the_coarsest_level_of_down_and_up_blocks_is_watched(parts):
@@ -22,16 +23,16 @@ def test_watching_does_not_change_what_the_unet_says(make_model, config, parts):
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([3, 500]), torch.randn(2, 77, 64)
     with torch.no_grad():
         plain = parts()[0](*inputs).sample
-        model.capture.start(torch.tensor([4, 4]))
+        model.capture.start(torch.tensor([[4], [4]]))
         watched = model.unet(*inputs).sample
         assert torch.allclose(plain, watched, atol=1e-5)
-        assert model.capture.mean_map().shape == (2, 4, 4)
+        assert model.capture.mean_map((8, 8)).shape == (2, 4, 4)
 
 
 def test_nothing_is_captured_while_paused(make_model, references, config):
     model = make_model(config)
     inputs = torch.randn(1, 4, 8, 8), torch.tensor([3]), torch.randn(1, 77, 64)
-    model.capture.start(torch.tensor([4]))
+    model.capture.start(torch.tensor([[4]]))
     with torch.no_grad(), model.capture.paused():
         model.unet(*inputs)
     assert model.capture._collected == []

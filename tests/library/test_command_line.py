@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from magictailor.__main__ import main
-from magictailor.arguments import config_of, parser
+from magictailor.cli.parser import config_of, parser
 from magictailor.config import TailorConfig, defaults, knobs
-from magictailor.detections import no_detections
-from magictailor.files import load_tailoring, save_tailoring, save_with_embeddings
-from magictailor.grounded_sam import ImageMask
+from magictailor.formats.tailoring_file import load_tailoring, save_tailoring, save_with_embeddings
+from magictailor.masks.detections import no_detections
+from magictailor.masks.grounded_sam import ImageMask
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAVE_PAGE = ROOT / "web" / "docs" / "MagicTailorSave.md"

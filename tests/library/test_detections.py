@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from magictailor.detections import (
+from magictailor.errors import InputError
+from magictailor.masks.detections import (
     Detections,
     above_threshold,
     best_per_class,
@@ -15,7 +16,6 @@ from magictailor.detections import (
     suppress_overlaps,
     union,
 )
-from magictailor.errors import InputError
 
 
 def detections(*rows):

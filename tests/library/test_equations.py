@@ -5,17 +5,18 @@ import math
 import pytest
 import torch
 
-from magictailor.attention import attention_loss, token_column
+from magictailor.attention_loss import attention_loss
+from magictailor.backbones.attention_capture import token_column
+from magictailor.backbones.stable_diffusion.schedule import NoiseSchedule, scaled_linear_schedule
 from magictailor.balancing import (
-    largest,
+    DS_BAL,
+    WARM_UP,
+    balance,
     masked_error,
     mean_per_reference,
-    min_max_weights,
-    preserving_weights,
     update_momentum,
 )
 from magictailor.degradation import degradation_weight, degrade
-from magictailor.noise import NoiseSchedule, scaled_linear_schedule
 
 
 @pytest.mark.parametrize(
@@ -54,27 +55,38 @@ def test_losses_are_averaged_per_reference_with_unequal_counts():
     assert mean_per_reference(losses, owners, 2).tolist() == [2.0, 10.0]
 
 
-def test_min_max_eq_6_picks_the_largest():
-    assert int(largest(torch.tensor([0.2, 0.9, 0.4]))) == 1
-
-
 OWNERS, SAMPLES = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0.0, 2.0, 4.0, 5.0, 6.0, 7.0])
+# L_diff by which reference 0, 1 or 2 is the worst learned; in none of them does it hold the largest sample
+WORST = {
+    0: torch.tensor([3.0, 3.0, 2.0, 0.0, 0.0, 4.0]),
+    1: torch.tensor([0.0, 5.0, 4.0, 0.0, 0.0, 5.0]),
+    2: torch.tensor([0.0, 5.0, 2.0, 3.0, 3.0, 3.0]),
+}
 
 
 @pytest.mark.parametrize(("worst", "mean"), [(0, 1.0), (1, 4.0), (2, 6.0)])
 def test_min_max_eq_6_minimises_the_mean_of_the_largest_alone(worst, mean):
-    assert (min_max_weights(OWNERS, worst, 3) * SAMPLES).sum().item() == pytest.approx(mean)
+    minimised, _ = balance(WORST[worst], OWNERS, 3, DS_BAL)
+    assert (minimised * SAMPLES).sum().item() == pytest.approx(mean)
 
 
 @pytest.mark.parametrize(("worst", "mean"), [(0, 5.0), (1, 3.5), (2, 2.5)])
 def test_preserving_eq_7_covers_all_the_others(worst, mean):
-    weights = preserving_weights(OWNERS, worst, 3)
-    assert (weights * SAMPLES).sum().item() == pytest.approx(mean)
-    assert weights[OWNERS == worst].tolist() == [0.0] * int((OWNERS == worst).sum())
+    _, held = balance(WORST[worst], OWNERS, 3, DS_BAL)
+    assert (held * SAMPLES).sum().item() == pytest.approx(mean)
+    assert held[OWNERS == worst].tolist() == [0.0] * int((OWNERS == worst).sum())
 
 
 def test_preserving_holds_nothing_when_there_is_no_other():
-    assert preserving_weights(torch.tensor([0, 0]), 0, 1).tolist() == [0.0, 0.0]
+    minimised, held = balance(torch.tensor([1.0, 2.0]), torch.tensor([0, 0]), 1, DS_BAL)
+    assert held.tolist() == [0.0, 0.0]
+    assert minimised.tolist() == [0.5, 0.5]
+
+
+def test_in_the_warm_up_every_sample_counts_alike_eq_1():
+    minimised, held = balance(WORST[0], OWNERS, 3, WARM_UP)
+    assert minimised.tolist() == pytest.approx([1 / 6] * 6)
+    assert held.tolist() == [0.0] * 6
 
 
 def test_momentum_eq_8():

@@ -8,15 +8,21 @@ from diffusers import UNet2DConditionModel
 from tiny import END, TINY, hidden_states, tiny_parts, tiny_reference, tokenizer
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from magictailor.backbones import recognise, stable_diffusion
+from magictailor.backbones.clip import build_text_encoder
+from magictailor.backbones.clip_description import TextEncoderDescription
+from magictailor.backbones.stable_diffusion import SDXL
+from magictailor.backbones.stable_diffusion.backbone import assemble
+from magictailor.backbones.stable_diffusion.conditioning import EncodedPrompts, PromptEncoder
+from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
+from magictailor.backbones.stable_diffusion.unet import unet_config
 from magictailor.draws import draw_step
 from magictailor.errors import InputError
-from magictailor.families import FAMILIES, SDXL, TextEncoderDescription, family_of, require_encoders
-from magictailor.model import assemble
-from magictailor.noise import scaled_linear_schedule
-from magictailor.references import Crop, Reference, picture_sizes, shown_sizes, training_pictures
-from magictailor.tokens import EncodedPrompts, PromptEncoder
-from magictailor.trainer import Training
-from magictailor.weights import build_text_encoder, unet_config
+from magictailor.pictures import Crop, picture_sizes, shown_sizes, training_pictures
+from magictailor.reference import Reference
+from magictailor.training import Training
+
+FAMILIES = {family.name: family for family in stable_diffusion.FAMILIES}
 
 
 def unet_shapes(context, vector=None, channels=4):
@@ -39,7 +45,7 @@ def unet_shapes(context, vector=None, channels=4):
     ],
 )
 def test_families_are_told_apart(name, shapes, prediction):
-    assert family_of(shapes, prediction) is FAMILIES[name]
+    assert recognise(shapes, prediction) is FAMILIES[name]
 
 
 @pytest.mark.parametrize(
@@ -57,15 +63,15 @@ def test_families_are_told_apart(name, shapes, prediction):
 )
 def test_what_is_no_family_is_named_with_those_that_are(shapes, found):
     with pytest.raises(InputError, match=f"^model: .*{found}") as caught:
-        family_of(shapes)
+        recognise(shapes, "epsilon")
     assert all(family.title in caught.value.message for family in FAMILIES.values())
 
 
 def test_a_clip_has_exactly_the_familys_encoders():
-    require_encoders(SDXL, {"clip_g", "clip_l"})
+    SDXL.require_encoders({"clip_g", "clip_l"})
     for found in ({"clip_l"}, {"clip_l", "clip_g", "t5xxl"}, set()):
-        with pytest.raises(InputError, match="^clip: .*Stable Diffusion XL needs clip_g and clip_l; connect"):
-            require_encoders(SDXL, found)
+        with pytest.raises(InputError, match="^clip: .*Stable Diffusion XL needs clip_l and clip_g"):
+            SDXL.require_encoders(found)
 
 
 def ldm_shapes(down, middle, up, width=64):

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from magictailor.errors import InputError
-from magictailor.files import checked_name, load_tailoring, save_embedding, save_tailoring, save_with_embeddings
-from magictailor.trainer import train
+from magictailor.formats.new_file import checked_name
+from magictailor.formats.tailoring_file import load_tailoring, save_embedding, save_tailoring, save_with_embeddings
+from magictailor.training import train
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from magictailor.overlay import OPACITY, TINT, overlay
+from magictailor.masks.overlay import OPACITY, TINT, overlay
 
 
 def test_the_mask_is_tinted_and_the_rest_untouched():

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from magictailor.errors import InputError
-from magictailor.pairs import load_pair, pair_folders
+from magictailor.formats.pair_folder import load_pair, pair_folders
 
 
 @pytest.fixture

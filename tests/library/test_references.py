@@ -6,17 +6,8 @@ import torch
 from magictailor.config import TailorConfig
 from magictailor.draws import draw_step
 from magictailor.errors import InputError
-from magictailor.references import (
-    Crop,
-    Reference,
-    augment,
-    crop_around,
-    cut,
-    fitted,
-    prepare,
-    shrink,
-    training_pictures,
-)
+from magictailor.pictures import Crop, augment, crop_around, cut, prepare, shrink, training_pictures
+from magictailor.reference import Reference, fitted
 
 
 def picture(height=60, width=80, channels=3):

@@ -10,8 +10,8 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from magictailor.errors import InputError
-from magictailor.files import load_tailoring, save_tailoring
-from magictailor.released import LORA_FILE, TABLE_FILE, VOCABULARY
+from magictailor.formats.released_program import LORA_FILE, TABLE_FILE, VOCABULARY
+from magictailor.formats.tailoring_file import load_tailoring, save_tailoring
 from magictailor.tailoring import tailoring_of
 
 WIDTH = 768

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny import tiny_reference
 
-from magictailor.curves import DOTS_PER_INCH, trailing_mean
 from magictailor.errors import InputError
-from magictailor.heatmaps import COLOURS, OPACITY, captioned, heat_map, word_attention
-from magictailor.report import (
+from magictailor.report.curves import DOTS_PER_INCH, trailing_mean
+from magictailor.report.heatmaps import COLOURS, OPACITY, captioned, heat_map, word_attention
+from magictailor.report.sheet import (
     CURVES,
     LINE,
     WIDTH,
@@ -22,13 +22,13 @@ from magictailor.report import (
     training_report,
 )
 from magictailor.sampling import Sketcher
-from magictailor.trainer import Training
+from magictailor.training import Training
 
 
-def attention_of(model, prompt, words, timestep=400):
+def attention_of(model, prompt, words, noise_level=400 / 999):
     generator = torch.Generator().manual_seed(3)
     latents, noise = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(2))
-    return word_attention(model, latents, noise, timestep, prompt, words)
+    return word_attention(model, latents, noise, noise_level, prompt, words)
 
 
 def test_attention_of_a_training_prompt_is_what_the_loss_reads(make_model, config):
@@ -36,11 +36,11 @@ def test_attention_of_a_training_prompt_is_what_the_loss_reads(make_model, confi
     generator = torch.Generator().manual_seed(3)
     latents, noise = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(2))
     timestep = torch.tensor([400])
-    model.capture.start(model.prompts.columns[:1])
+    model.capture.start(model.token_columns()[:1])
     with torch.no_grad():
         noisy = model.schedule.add_noise(latents, noise, timestep)
         model.unet(noisy, timestep, model.prompts().hidden[:1])
-    expected = model.capture.mean_map()
+    expected = model.capture.mean_map((8, 8))
     assert torch.allclose(attention_of(model, "A photo of <v0>", ["<v0>"]), expected, rtol=1e-4)
 
 

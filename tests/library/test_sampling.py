@@ -4,8 +4,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from magictailor.sampling import Sketcher, ddim_scheduler, sample
-from magictailor.trainer import Training
+from magictailor.backbones.stable_diffusion.backbone import ddim_scheduler
+from magictailor.sampling import Sketcher, sample
+from magictailor.training import Training
 
 PROMPT = "<v0> with <v1>"
 
@@ -56,7 +57,7 @@ def test_it_leaves_training_as_it_was(make_model, references, config):
 
 def test_what_is_raised_after_a_step_stops_it_at_once_and_the_capture_goes_on(make_model, config):
     model = make_model(config)
-    model.capture.start(torch.tensor([4]))
+    model.capture.start(torch.tensor([[4]]))
     steps = []
 
     def stop():
@@ -68,7 +69,7 @@ def test_what_is_raised_after_a_step_stops_it_at_once_and_the_capture_goes_on(ma
     assert len(steps) == 1
     with torch.no_grad():
         model.unet(torch.randn(1, 4, 8, 8), 3, model.prompts.encode([PROMPT]).hidden)
-    assert model.capture.mean_map().shape == (1, 4, 4)
+    assert model.capture.mean_map((8, 8)).shape == (1, 4, 4)
 
 
 def test_the_prompt_and_the_seed_count(make_model, config):

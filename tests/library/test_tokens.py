@@ -4,15 +4,11 @@ import pytest
 import torch
 from tiny import END, START, TINY, hidden_states, tiny_parts, tokenizer
 
+from magictailor.backbones.clip import prompt_ids
+from magictailor.backbones.stable_diffusion.conditioning import EncodedPrompts, PromptEncoder
+from magictailor.backbones.token_rows import ExtendedEmbedding
 from magictailor.errors import InputError
-from magictailor.tokens import (
-    EncodedPrompts,
-    ExtendedEmbedding,
-    PromptEncoder,
-    positions_of,
-    prompt_ids,
-    split_at_tokens,
-)
+from magictailor.tokens import positions_of, split_at_tokens
 
 
 @pytest.mark.parametrize(

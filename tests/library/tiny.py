@@ -6,9 +6,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from magictailor.families import SD1
-from magictailor.references import Reference
-from magictailor.tokens import hidden_layer
+from magictailor.backbones.clip import hidden_layer
+from magictailor.backbones.stable_diffusion import SD1
+from magictailor.reference import Reference
 
 START, END, WORDS = 98, 99, 90
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from magictailor.config import TailorConfig
-from magictailor.trainer import train
+from magictailor.training import train
 from toytown.analyser import analysed, load_analyser
 from toytown.backgrounds import BACKGROUNDS
 from toytown.looks import UNSEEN_COLOURS, Look

@@ -138,7 +138,7 @@ class LoadToyTown(io.ComfyNode):
     @classmethod
     def execute(cls):
         model = toytown("toytown.model")
-        model.family(toytown("magictailor.families"))
+        model.family(toytown("magictailor.backbones"))
         weights = comfy.utils.load_torch_file(str(model.CHECKPOINT))
         autoencoder = {
             key.removeprefix(model.AUTOENCODER_PREFIX): weights.pop(key)

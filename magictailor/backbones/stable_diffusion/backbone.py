@@ -1,0 +1,199 @@
+"""A U-Net family's checkpoint, as training and drawing use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ...config import TailorConfig
+from ...errors import InputError
+from .. import autoencoder as autoencoders
+from ..attention_capture import AttentionCapture
+from ..autoencoder import Autoencoder, build_autoencoder
+from ..clip import TextEncoder, build_text_encoder
+from ..lora import add_lora, lora_of
+from ..precision import encoding_dtype, precision_for
+from ..protocol import CheckpointWeights, Prediction, Tokenizer
+from .attention import watch_attention
+from .conditioning import EncodedPrompts, PromptEncoder
+from .family import UNetFamily
+from .schedule import NoiseSchedule
+from .unet import build_unet
+
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.2")
+
+
+@dataclass(frozen=True)
+class UNetBackbone:
+    """See `magictailor.backbones.protocol.Backbone`, which it implements."""
+
+    family: UNetFamily
+    unet: UNet2DConditionModel
+    prompts: PromptEncoder
+    autoencoder: Autoencoder
+    schedule: NoiseSchedule
+    capture: AttentionCapture
+    device: torch.device
+    precision: torch.dtype
+
+    def lora(self) -> dict[str, nn.Parameter]:
+        return lora_of(self.unet)
+
+    def token_rows(self) -> dict[str, nn.Parameter]:
+        return self.prompts.trained()
+
+    def token_columns(self) -> Tensor:
+        return self.prompts.columns[:, None]
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return autoencoders.latent_shape(self.autoencoder, height, width)
+
+    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
+        return autoencoders.encode(self.autoencoder, images, noise, self.family.latent_scale)
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        return latents / self.family.latent_scale
+
+    def draw_timesteps(self, batch: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(0, self.schedule.timesteps, (batch,), generator=generator, device=generator.device)
+
+    def timestep_at(self, noise_level: float) -> Tensor:
+        return torch.tensor(round(noise_level * (self.schedule.timesteps - 1)), device=self.device)
+
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        schedule = self.schedule
+        return schedule.add_noise(latents, noise, timesteps), schedule.target(latents, noise, timesteps)
+
+    def reference_prompts(self) -> EncodedPrompts:
+        with self.autocast():
+            return self.prompts()
+
+    def encode_prompts(self, texts: Sequence[str]) -> EncodedPrompts:
+        with self.autocast():
+            return self.prompts.encode(texts)
+
+    def require_readable(self, text: str) -> None:
+        self.prompts.require_readable(text)
+
+    def positions(self, text: str, word: str) -> list[int]:
+        return self.prompts.positions(text, word)
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        prompts: EncodedPrompts,
+        *,
+        sizes: Tensor,
+        owners: Tensor | None = None,
+        watch: Tensor | None = None,
+        lora: Mapping[str, Tensor] | None = None,
+    ) -> Prediction:
+        conditions = prompts.conditions(sizes, owners)
+        if watch is None:
+            with self.capture.paused(), self.autocast():
+                return Prediction(self._answer(noisy, timesteps, conditions, lora), None)
+        self.capture.start(watch)
+        with self.autocast():
+            answer = self._answer(noisy, timesteps, conditions, lora)
+        return Prediction(answer, self.capture.mean_map(noisy.shape[-2:]))
+
+    def _answer(self, noisy: Tensor, timesteps: Tensor, conditions: dict, lora: Mapping[str, Tensor] | None) -> Tensor:
+        if lora is None:
+            return self.unet(noisy, timesteps, **conditions).sample
+        return functional_call(self.unet, dict(lora), (noisy, timesteps), conditions).sample
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def scheduler(self) -> DDIMScheduler:
+        return ddim_scheduler(self.schedule)
+
+
+def ddim_scheduler(schedule: NoiseSchedule) -> DDIMScheduler:
+    """Diffusers' DDIM as Stable Diffusion uses it, on the noise levels and prediction type of a model."""
+    kept = schedule.alphas_cumprod.double().cpu()
+    betas = 1.0 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
+    return DDIMScheduler(
+        num_train_timesteps=schedule.timesteps,
+        trained_betas=betas.tolist(),
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=schedule.prediction_type,
+    )
+
+
+def build_model(
+    family: UNetFamily,
+    weights: CheckpointWeights,
+    class_words: Sequence[str],
+    config: TailorConfig,
+    device: torch.device,
+) -> UNetBackbone:
+    """See `Family.build`."""
+    precision = precision_for(config.mixed_precision, device)
+    family.require_encoders(set(weights.text_encoders))
+    encoders = {
+        d.key: build_text_encoder(weights.text_encoders[d.key], d, precision, device) for d in family.text_encoders
+    }
+    width = sum(encoder.config.hidden_size for encoder in encoders.values())
+    if width != family.cross_attention_width:
+        raise InputError("clip", f"its prompts are {width} wide and the model reads {family.cross_attention_width}")
+    return assemble(
+        family=family,
+        unet=build_unet(weights.network, family, precision, device),
+        encoders=encoders,
+        autoencoder=build_autoencoder(weights.autoencoder, encoding_dtype(precision), device),
+        schedule=weights.schedule,
+        tokenizer=next(iter(weights.tokenizers.values())),
+        class_words=class_words,
+        config=config,
+        text_layer=weights.text_layer,
+    )
+
+
+def assemble(
+    *,
+    family: UNetFamily,
+    unet: UNet2DConditionModel,
+    encoders: Mapping[str, TextEncoder],
+    autoencoder: Autoencoder,
+    schedule: NoiseSchedule,
+    tokenizer: Tokenizer,
+    class_words: Sequence[str],
+    config: TailorConfig,
+    text_layer: int | None = None,
+) -> UNetBackbone:
+    """Add the LoRA and the tokens to frozen parts that already are where they will be trained.
+
+    Args:
+        unet, encoders, autoencoder: frozen, on one device, changed in place: the caller gives them away.
+        schedule: noise levels and prediction type of the U-Net.
+        tokenizer: CLIP's.
+        class_words, config: as in `Family.build`.
+        text_layer: as in `CheckpointWeights`.
+    """
+    device = unet.device
+    if device.type == "cuda":
+        # no faster on a CPU, and there it would copy weights that are shared with the host
+        for convolutional in (unet, autoencoder):
+            convolutional.to(memory_format=torch.channels_last)
+    add_lora(unet, LORA_TARGETS, config.lora_rank, config.seed)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return UNetBackbone(
+        family=family,
+        unet=unet.train(),
+        prompts=PromptEncoder(encoders, family, tokenizer, class_words, text_layer).to(device),
+        autoencoder=autoencoder,
+        schedule=schedule.to(device),
+        capture=watch_attention(unet),
+        device=device,
+        precision=precision_for(config.mixed_precision, device),
+    )

@@ -1,0 +1,128 @@
+"""Folders in diffusers' layout: unet/, text_encoder/, vae/, scheduler/ and tokenizer/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from ...config import TailorConfig
+from ...errors import InputError
+from .. import registered, supported
+from ..autoencoder import decode
+from ..clip import TextEncoder, clip_tokenizer
+from ..precision import encoding_dtype, precision_for
+from ..protocol import Tokenizer
+from .backbone import UNetBackbone, assemble
+from .family import UNetFamily
+from .schedule import NoiseSchedule, PredictionType, scaled_linear_schedule
+
+CHECKPOINT = "pretrained_model_name_or_path"
+
+
+def open_folder(folder: Path, tokenizer: Path | None, prediction_type: str | None) -> DiffusersCheckpoint | None:
+    """See `Family.open_folder`."""
+    if not (folder / "unet").is_dir():
+        return None
+    return DiffusersCheckpoint(folder, clip_tokenizer(tokenizer or folder / "tokenizer"), prediction_type)
+
+
+class DiffusersCheckpoint:
+    """A folder with unet/, text_encoder/, vae/, scheduler/ and tokenizer/, as diffusers saves pipelines.
+
+    Args:
+        folder: the folder.
+        tokenizer: see `clip_tokenizer`.
+        prediction_type: of its U-Net; None: what scheduler/ says.
+
+    Raises:
+        InputError: a part is missing, or its family or noise levels are not known here.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, prediction_type: PredictionType | None = None):
+        self.folder = folder
+        self.tokenizer = tokenizer
+        self.schedule = _schedule(_config(folder, "scheduler", "scheduler_config.json"), prediction_type)
+        self.family = _family(_config(folder, "unet", "config.json"), self.schedule.prediction_type)
+
+    def model(self, class_words: Sequence[str], config: TailorConfig, device: torch.device) -> UNetBackbone:
+        """A model with fresh LoRA and tokens, as `build_model` gives it."""
+        precision = precision_for(config.mixed_precision, device)
+        encoders = {
+            description.key: self._part(
+                f"text_encoder{'_2' if number else ''}",
+                CLIPTextModelWithProjection if description.pooled else CLIPTextModel,
+                precision,
+                device,
+            ).eval()
+            for number, description in enumerate(self.family.text_encoders)
+        }
+        return assemble(
+            family=self.family,
+            unet=self._part("unet", UNet2DConditionModel, precision, device),
+            encoders=encoders,
+            autoencoder=self._part("vae", AutoencoderKL, encoding_dtype(precision), device).eval(),
+            schedule=self.schedule,
+            tokenizer=self.tokenizer,
+            class_words=class_words,
+            config=config,
+            text_layer=_last_if_cut_off(encoders),
+        )
+
+    def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """See `Checkpoint.decoder`."""
+        autoencoder = self._part("vae", AutoencoderKL, torch.float32, device).eval()
+        return lambda latents: decode(autoencoder, latents)
+
+    def _part(self, name: str, kind: type, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        folder = self.folder / name
+        plain = any(".fp16." not in path.name for path in (*folder.glob("*.safetensors"), *folder.glob("*.bin")))
+        try:
+            part = kind.from_pretrained(folder, local_files_only=True, variant=None if plain else "fp16")
+        except (OSError, ValueError) as error:
+            raise InputError(CHECKPOINT, f"{folder} cannot be loaded ({str(error)[:300]})") from error
+        # diffusers' own to() warns of parts to keep in float32, of which these have none
+        return nn.Module.to(part, device=device, dtype=dtype).requires_grad_(False)
+
+
+def _config(folder: Path, part: str, name: str) -> dict[str, Any]:
+    path = folder / part / name
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            CHECKPOINT, f"{folder} is not a diffusers folder: {part}/{name} cannot be read ({type(error).__name__})"
+        ) from error
+
+
+def _schedule(config: Mapping[str, Any], prediction_type: PredictionType | None) -> NoiseSchedule:
+    predicts = prediction_type or config.get("prediction_type", "epsilon")
+    usual = config.get("beta_schedule") == "scaled_linear" and not config.get("rescale_betas_zero_snr")
+    if not usual or predicts not in ("epsilon", "v_prediction"):
+        raise InputError(CHECKPOINT, "its scheduler/ is not that of Stable Diffusion 1.x, 2.x or SDXL")
+    return scaled_linear_schedule(
+        predicts, config["beta_start"], config["beta_end"], config.get("num_train_timesteps", 1000)
+    )
+
+
+def _family(unet: Mapping[str, Any], prediction_type: PredictionType) -> UNetFamily:
+    widths = unet.get("cross_attention_dim"), unet.get("projection_class_embeddings_input_dim")
+    for family in registered():
+        if not isinstance(family, UNetFamily):
+            continue
+        fits = family.prediction_type in (None, prediction_type) and unet.get("in_channels") == 4
+        if fits and widths == (family.cross_attention_width, family.vector_width):
+            return family
+    raise InputError(CHECKPOINT, f"its unet/ belongs to another family; {supported()}")
+
+
+def _last_if_cut_off(encoders: Mapping[str, TextEncoder]) -> int | None:
+    """Diffusers stores the text encoder of Stable Diffusion 2.x without the layer that is never read."""
+    encoder = encoders.get("clip_h")
+    return -1 if encoder is not None and encoder.config.num_hidden_layers == 23 else None

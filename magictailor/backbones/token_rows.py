@@ -1,0 +1,35 @@
+"""New rows of an embedding table, and taking entries of a tensor that several pictures share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ExtendedEmbedding(nn.Module):
+    """A frozen embedding table with a few trained rows after its end.
+
+    Args:
+        table: (V, width), not trained.
+        rows: (N, width) first values of ids V..V+N-1; trained, float32.
+    """
+
+    def __init__(self, table: Tensor, rows: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(table, requires_grad=False)
+        self.rows = nn.Parameter(rows.clone().float())
+
+    def forward(self, ids: Tensor) -> Tensor:
+        size = len(self.weight)
+        old = F.embedding(ids.clamp_max(size - 1), self.weight)
+        new = F.embedding((ids - size).clamp_min(0), self.rows).to(old.dtype)
+        return torch.where((ids >= size).unsqueeze(-1), new, old)
+
+
+def chosen_rows(known: Tensor, chosen: Tensor) -> Tensor:
+    """Entries (B, ...) of a tensor (N, ...) at indices (B,), which may repeat.
+
+    Gradients of an entry taken twice are added in a fixed order, which plain indexing does not promise.
+    """
+    return F.embedding(chosen, known.flatten(1)).unflatten(1, known.shape[1:])

@@ -1,0 +1,1 @@
+"""The command line, without ComfyUI: `python -m magictailor`."""

@@ -1,0 +1,207 @@
+"""What the command line does; see `parser` for what it is given."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from tqdm import tqdm
+
+from ..backbones import Checkpoint, open_checkpoint
+from ..config import TailorConfig
+from ..errors import InputError
+from ..formats.new_file import checked_name, new_file
+from ..formats.pair_folder import PairPart, load_pair
+from ..formats.tailoring_file import SavedTailoring, load_tailoring, save_with_embeddings
+from ..masks.detections import Detections
+from ..masks.grounded_sam import load_grounded_sam
+from ..sampling import latent_pixels, sample
+from ..tailoring import Tailoring, put_into
+from ..training import Training, TrainingDiverged
+from .parser import config_of
+
+
+def train_command(arguments: argparse.Namespace) -> None:
+    """Train on a pair folder, save the tailoring and its embeddings, and print their paths.
+
+    Raises:
+        InputError: something that was given cannot be used.
+        TrainingDiverged: after what was learned before has been saved and its paths printed.
+    """
+    config = config_of(arguments)
+    references = [part.reference() for part in _pair(arguments.instance_data_dir)]
+    # told now, not after the training
+    name = checked_name(arguments.name or arguments.instance_data_dir.resolve().name)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    checkpoint = _opened(arguments)
+    model = checkpoint.model([reference.class_word for reference in references], config, _device(arguments))
+    training = Training(model, references, config)
+    try:
+        with tqdm(total=config.total_steps, unit="step") as bar:
+            for report in training:
+                bar.set_description(report.phase)
+                bar.set_postfix(loss=f"{report.loss:.4f}", refresh=False)
+                bar.update()
+    except TrainingDiverged as error:
+        if training.steps_done:
+            unfinished = f"{name}_stopped_at_step_{error.step}"
+            _print_paths(_saved(training.result().tailoring, unfinished, arguments.output_dir))
+        raise
+    _print_paths(_saved(training.result().tailoring, name, arguments.output_dir))
+
+
+def sample_command(arguments: argparse.Namespace) -> None:
+    """Draw pictures, save them as PNG files with their settings inside, and print their paths.
+
+    Raises:
+        InputError: something that was given cannot be used.
+    """
+    _require(arguments, "steps", "count")
+    tailoring = load_tailoring(arguments.model_path)
+    prompts = arguments.prompt or [tailoring.prompt]
+    config = TailorConfig(lora_rank=tailoring.rank, mixed_precision=arguments.mixed_precision)
+    checkpoint, device = _opened(arguments), _device(arguments)
+    model = checkpoint.model([token.class_word for token in tailoring.tokens], config, device)
+    put_into(model, tailoring)
+    decode = checkpoint.decoder(device)
+    pixels = latent_pixels(model)
+    width, height = (side or model.family.resolution for side in (arguments.width, arguments.height))
+    for name, side in (("width", width), ("height", height)):
+        if side < 64 or side % pixels:
+            raise InputError(name, f"is {side}; it has to be a multiple of {pixels}, from 64 on")
+    for prompt in (*prompts, arguments.negative_prompt):
+        model.require_readable(prompt)
+
+    drawings = [(prompt, arguments.seed + n) for prompt in prompts for n in range(arguments.count)]
+    paths = _free_paths(arguments.output_dir)
+    with tqdm(total=len(drawings) * arguments.steps, unit="step") as bar:
+        for prompt, seed in drawings:
+            latents = sample(
+                model,
+                [prompt],
+                _noise(seed, model.latent_shape(height, width)),
+                steps=arguments.steps,
+                guidance=arguments.cfg,
+                negative_prompt=arguments.negative_prompt,
+                after_step=bar.update,
+            )
+            (picture,) = decode(model.unscaled(latents))
+            settings = {
+                "Steps": arguments.steps,
+                "Sampler": "DDIM",
+                "CFG scale": arguments.cfg,
+                "Seed": seed,
+                "Size": f"{width}x{height}",
+                "Model": arguments.pretrained_model_name_or_path.stem,
+                "MagicTailor": arguments.model_path.stem,
+            }
+            path = next(paths)
+            _write_picture(picture, path, _infotext(prompt, arguments.negative_prompt, settings))
+            bar.write(str(path))
+
+
+def masks_command(arguments: argparse.Namespace) -> None:
+    """Write the masks that a pair folder lacks, and print their paths.
+
+    Raises:
+        InputError: something that was given cannot be used; or, after all other masks have been written, pictures on
+            which nothing was found.
+    """
+    concept, *components = _pair(arguments.instance_data_dir)
+    missing = [(part, n) for part in (concept, *components) for n, mask in enumerate(part.masks) if mask is None]
+    if not missing:
+        print("Every picture has its mask already.")
+        return
+    models = load_grounded_sam(arguments.grounding_dino, arguments.sam, arguments.bert).to(_device(arguments))
+    empty = []
+    for part, n in tqdm(missing, unit="picture"):
+        (found,) = models.masks(
+            [part.images[n]],
+            part.class_word,
+            ", ".join(component.class_word for component in components) if part is concept else "",
+            arguments.box_threshold,
+            arguments.text_threshold,
+            arguments.nms_threshold,
+            when_nothing_found="empty mask",
+        )
+        if found.mask.any():
+            path = arguments.instance_data_dir / "masks" / f"{Path(part.names[n]).stem}.png"
+            _write_picture(found.mask[None], path)
+            tqdm.write(str(path))
+        else:
+            empty.append(_not_found(part, n, found.found))
+    if empty:
+        raise InputError(
+            "box_threshold",
+            f"nothing was found on {', '.join(empty)}; lower it and text_threshold below that, or paint these masks",
+        )
+
+
+def _not_found(part: PairPart, number: int, found: Detections) -> str:
+    return f"{part.names[number]} for {part.class_word!r} (best score {found.best_score:.2f})"
+
+
+def _pair(folder: Path) -> tuple[PairPart, ...]:
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise InputError("instance_data_dir", f"there is no folder {folder}")
+    return load_pair(folder)
+
+
+def _opened(arguments: argparse.Namespace) -> Checkpoint:
+    return open_checkpoint(arguments.pretrained_model_name_or_path, arguments.tokenizer, arguments.prediction_type)
+
+
+def _device(arguments: argparse.Namespace) -> torch.device:
+    try:
+        return torch.empty(0, device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError("device", f"{arguments.device!r} cannot be used ({str(error).splitlines()[0]})") from error
+
+
+def _require(arguments: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(arguments, name) < 1:
+            raise InputError(name, "has to be 1 or more")
+
+
+def _saved(tailoring: Tailoring, name: str, folder: Path) -> SavedTailoring:
+    return save_with_embeddings(tailoring, name, folder, folder)
+
+
+def _print_paths(saved: SavedTailoring) -> None:
+    for path in (saved.tailoring, *saved.embeddings):
+        tqdm.write(str(path))
+
+
+def _noise(seed: int, shape: tuple[int, int, int]) -> Tensor:
+    """(1, C, h, w), the same as ComfyUI's for that seed."""
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _free_paths(folder: Path) -> Iterator[Path]:
+    """00000.png, 00001.png ... without those that are there already."""
+    return (path for path in (folder / f"{number:05}.png" for number in count()) if not path.exists())
+
+
+def _infotext(prompt: str, negative_prompt: str, settings: dict[str, object]) -> str:
+    """The settings of a picture as A1111 writes and other programs read them."""
+    lines = [prompt, f"Negative prompt: {negative_prompt}"] if negative_prompt else [prompt]
+    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
+
+
+def _write_picture(picture: Tensor, path: Path, infotext: str = "") -> None:
+    """Write a new PNG file; picture is (C, H, W) in [0, 1], grey with one channel."""
+    pixels = (picture.clamp(0.0, 1.0) * 255).round().byte().cpu()
+    image = Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
+    info = PngInfo()
+    if infotext:
+        info.add_itxt("parameters", infotext)
+    with new_file(path) as temporary:
+        image.save(temporary, "PNG", pnginfo=info)

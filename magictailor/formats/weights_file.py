@@ -1,0 +1,81 @@
+"""Reading files of model weights, and saying what a wrong one looks like."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from ..errors import InputError
+
+# A file in a foreign layout is named by a weight that only its kind has; the first match counts.
+_KINDS = (
+    ("mask_decoder.hf_token.weight", "an HQ-SAM file"),
+    ("image_encoder.patch_embed.seq.0.c.weight", "a MobileSAM file"),
+    ("image_encoder.trunk.patch_embed.proj.weight", "a SAM 2 file"),
+    ("image_encoder.pos_embed", "a Segment Anything file"),
+    ("transformer.level_embed", "a Grounding DINO file"),
+    ("model.diffusion_model.input_blocks.0.0.weight", "a Stable Diffusion checkpoint"),
+    ("embeddings.word_embeddings.weight", "a BERT file"),
+)
+
+
+def read_weights(path: str | Path, field: str) -> dict[str, torch.Tensor]:
+    """The tensors in a .safetensors file or a torch checkpoint, by name, on the CPU.
+
+    A dict below "model" or "state_dict" is unpacked, a "module." prefix removed. Nothing but tensors and plain
+    containers is ever unpickled (torch.load, weights_only=True).
+
+    Raises:
+        InputError: naming `field`: the file is missing, damaged, or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(field, f"there is no file {path.name} in {path.parent}")
+    try:
+        if path.suffix.lower() in (".safetensors", ".sft"):
+            content = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            field,
+            f"{path.name} cannot be read as model weights: it is damaged, or it holds program objects beside tensors, "
+            "which are never loaded; download it again, as .safetensors if there is one",
+        ) from error
+    except (
+        SafetensorError,
+        zipfile.BadZipFile,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+    ) as error:
+        raise InputError(
+            field,
+            f"{path.name} cannot be read as model weights; it may be damaged or half downloaded; download it again",
+        ) from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise InputError(field, f"{path.name} holds no model weights")
+    weights = {
+        str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, torch.Tensor)
+    }
+    if not weights:
+        raise InputError(field, f"{path.name} holds no model weights")
+    return weights
+
+
+def kind_of(weights: dict[str, torch.Tensor]) -> str:
+    """What a set of weights looks like, for an error message."""
+    for key, kind in _KINDS:
+        if key in weights or f"model.{key}" in weights:
+            return kind
+    return "a model of a kind not known here"

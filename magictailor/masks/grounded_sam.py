@@ -1,0 +1,227 @@
+"""GroundedSAM: words to boxes (Grounding DINO), boxes to masks (Segment Anything, Kirillov et al. 2023, 2304.02643)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from segment_anything import SamPredictor, sam_model_registry
+from torch import nn
+
+from ..errors import InputError
+from ..formats.weights_file import kind_of, read_weights
+from .detections import Detections, exclude, no_detections, select, split_classes, union
+from .grounding_dino import detect, load_grounding_dino
+
+WHEN_NOTHING_FOUND = ("stop", "empty mask")
+
+_SAM_TYPES = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+
+
+@dataclass(frozen=True)
+class ImageMask:
+    """What was found on one image.
+
+    Attributes:
+        mask: (H, W) float {0, 1} on the CPU, at the image's own size.
+        found: the boxes whose masks were united.
+        excluded: the boxes whose masks were taken away.
+    """
+
+    mask: torch.Tensor
+    found: Detections
+    excluded: Detections
+
+    def boxes(self) -> torch.Tensor:
+        """(N, 4) xyxy pixels: the found boxes, then the excluded ones."""
+        return torch.cat([self.found.boxes, self.excluded.boxes])
+
+    def labels(self) -> list[str]:
+        """A label for each of boxes()."""
+        return self.found.labels() + [f"not {label}" for label in self.excluded.labels()]
+
+
+def load_sam(path: str | Path, field: str = "sam") -> nn.Module:
+    """The SAM in a checkpoint, its size taken from the weights' shapes, fp32 on the CPU, in eval mode.
+
+    Raises:
+        InputError: naming `field`: the file is missing, damaged or another model's.
+    """
+    weights, name = read_weights(path, field), Path(path).name
+    position = weights.get("image_encoder.pos_embed")
+    kind = kind_of(weights)
+    if position is None or kind != "a Segment Anything file" or position.shape[-1] not in _SAM_TYPES:
+        raise InputError(
+            field,
+            f"{name} looks like {kind}, not like the original Segment Anything. "
+            "Choose sam_vit_h_4b8939.pth, sam_vit_l_0b3195.pth or sam_vit_b_01ec64.pth.",
+        )
+    model = sam_model_registry[_SAM_TYPES[position.shape[-1]]]()
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(
+            field, f"{name} does not hold all of Segment Anything's weights; it may be half a download. Get it again."
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def load_grounded_sam(dino_path: str | Path, sam_path: str | Path, bert_path: str | Path) -> "GroundedSAM":
+    """Detector and segmenter from local files, on the CPU. Nothing is downloaded.
+
+    Args:
+        dino_path: groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth, or the same as .safetensors.
+        sam_path: sam_vit_h/l/b checkpoint, .pth or .safetensors.
+        bert_path: folder with bert-base-uncased's vocab.txt or tokenizer.json.
+
+    Raises:
+        InputError: a file is missing, damaged or of another model; names "grounding_dino", "sam" or
+            "bert-base-uncased".
+    """
+    return GroundedSAM(load_grounding_dino(dino_path, bert_path), load_sam(sam_path))
+
+
+class GroundedSAM:
+    """Finds things by their names and masks them. Stays on the CPU until moved with `to`."""
+
+    def __init__(self, detector: nn.Module, segmenter: nn.Module):
+        self.detector = detector
+        self.segmenter = segmenter
+
+    def to(self, device: torch.device | str) -> "GroundedSAM":
+        """Move both models, in place."""
+        self.detector.to(device)
+        self.segmenter.to(device)
+        return self
+
+    @torch.no_grad()
+    def masks(
+        self,
+        images: Sequence[torch.Tensor],
+        find: str,
+        exclude: str = "",
+        box_threshold: float = 0.25,
+        text_threshold: float = 0.25,
+        nms_threshold: float = 0.8,
+        when_nothing_found: str = "stop",
+        on_image: Callable[[int], None] = lambda done: None,
+    ) -> list[ImageMask]:
+        """Exactly one mask per image: everything in `find`, without what `exclude` names.
+
+        Args:
+            images: each (3, H, W) in [0, 1], of any sizes.
+            find: one or more classes, separated by commas or periods.
+            exclude: the same for what must not be in the mask; not finding it is no error.
+            box_threshold: [0, 1], boxes scoring less are dropped.
+            text_threshold: [0, 1], words scoring less are not counted as recognised in a box.
+            nms_threshold: [0, 1], of two boxes of one class that overlap by more the better stays.
+            when_nothing_found: "stop" raises, "empty mask" gives an all-zero mask for that image.
+            on_image: called with the number of images done, at the start and after each one.
+
+        Raises:
+            InputError: an unusable image or word; or, with "stop", an image on which nothing was found or of which
+                nothing is left.
+        """
+        classes, unwanted = split_classes(find, "find"), split_classes(exclude, "exclude")
+        if not classes:
+            raise InputError("find", 'Nothing to look for. Write a word, such as "house".')
+        if when_nothing_found not in WHEN_NOTHING_FOUND:
+            raise InputError("when_nothing_found", "Choose " + " or ".join(WHEN_NOTHING_FOUND) + ".")
+        for number, image in enumerate(images, start=1):
+            _check_image(image, number)
+        thresholds = _Thresholds(box_threshold, text_threshold, nms_threshold)
+        results = []
+        for number, image in enumerate(images, start=1):
+            on_image(number - 1)
+            result = self._mask(image, classes, unwanted, thresholds)
+            if when_nothing_found == "stop" and not result.mask.any():
+                raise _nothing_found(number, result, classes, unwanted, thresholds)
+            results.append(result)
+        on_image(len(results))
+        return results
+
+    def _mask(
+        self, image: torch.Tensor, classes: tuple[str, ...], unwanted: tuple[str, ...], thresholds: "_Thresholds"
+    ) -> ImageMask:
+        found = self._find(image, classes, thresholds, "find")
+        if not len(found):
+            return ImageMask(torch.zeros(image.shape[-2:]), found, no_detections())
+        removed = self._find(image, unwanted, thresholds, "exclude") if unwanted else no_detections()
+        masks = segment(self.segmenter, image, torch.cat([found.boxes, removed.boxes]))
+        wanted = union(masks[: len(found)])
+        return ImageMask(exclude(wanted, union(masks[len(found) :])), found, removed)
+
+    def _find(self, image: torch.Tensor, classes: tuple[str, ...], thresholds: "_Thresholds", field: str) -> Detections:
+        return select(detect(self.detector, image, classes, thresholds.text, field), thresholds.box, thresholds.nms)
+
+
+def segment(model: nn.Module, image: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """One mask per box: of the three SAM proposes, the one it scores best.
+
+    Args:
+        model: from load_sam, on any device.
+        image: (3, H, W) in [0, 1].
+        boxes: (N, 4) xyxy in pixels of the image, N at least 1.
+
+    Returns:
+        (N, H, W) float {0, 1} on the CPU.
+    """
+    height, width = image.shape[-2:]
+    predictor = SamPredictor(model)
+    predictor.set_image((image.permute(1, 2, 0).cpu() * 255).round().byte().numpy())
+    prompts = predictor.transform.apply_boxes_torch(boxes, (height, width)).to(predictor.device)
+    masks, scores, _ = predictor.predict_torch(None, None, boxes=prompts, multimask_output=True)
+    best = scores.argmax(dim=1)
+    return masks[torch.arange(len(boxes), device=best.device), best].float().cpu()
+
+
+@dataclass(frozen=True)
+class _Thresholds:
+    """Detection thresholds, each in [0, 1]; checked when made."""
+
+    box: float
+    text: float
+    nms: float
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not 0.0 <= value <= 1.0:
+                raise InputError(f"{name}_threshold", f"{value} is out of range. Choose a number from 0 to 1.")
+
+
+def _check_image(image: torch.Tensor, number: int) -> None:
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        raise InputError(
+            "images",
+            f"Image {number} has shape {tuple(image.shape)}; three colour channels and a height and width are needed.",
+        )
+    if not torch.isfinite(image).all():
+        raise InputError("images", f"Image {number} has pixels that are not numbers (NaN). Load or make it again.")
+
+
+def _nothing_found(
+    number: int, result: ImageMask, classes: tuple[str, ...], unwanted: tuple[str, ...], thresholds: _Thresholds
+) -> InputError:
+    """The error for an image whose mask is empty, in words for the person who chose the words."""
+    looked_for = " or ".join(f'"{name}"' for name in classes)
+    otherwise = 'or set when_nothing_found to "empty mask" and paint the mask yourself'
+    if not len(result.found):
+        return InputError(
+            "find",
+            f"Nothing was found on image {number} for {looked_for}. The best score was {result.found.best_score:.2f}, "
+            f"box_threshold is {thresholds.box:.2f} and text_threshold {thresholds.text:.2f}. "
+            f"Lower them below that score, try another word, {otherwise}.",
+        )
+    if len(result.excluded):
+        removed = " or ".join(f'"{name}"' for name in unwanted)
+        return InputError(
+            "exclude",
+            f"On image {number} nothing is left of {looked_for} once {removed} is excluded (best score "
+            f"{result.found.best_score:.2f}, excluded {result.excluded.best_score:.2f}). Try other words, raise "
+            f"box_threshold so that less is excluded, {otherwise}.",
+        )
+    return InputError(
+        "find",
+        f"On image {number} a box was found for {looked_for} (score {result.found.best_score:.2f}), but nothing "
+        f"inside it could be outlined. Try another word, {otherwise}.",
+    )

@@ -1,0 +1,109 @@
+"""A concept or component as given by the user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import InputError
+
+SMALLEST_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One concept or component: its class word, its pictures and what to learn in each.
+
+    Attributes:
+        class_word: an ordinary word for it, such as "tower"; several words are allowed.
+        images: K tensors (3, H, W) in [0, 1]; sizes may differ.
+        masks: K tensors (H, W) in [0, 1], 1 = learn; each of its picture's size.
+
+    Raises:
+        InputError: counts differ, a mask is empty, a picture is tiny or holds NaN, the class word is empty.
+    """
+
+    class_word: str
+    images: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_word", " ".join(self.class_word.split()))
+        if not self.class_word:
+            raise InputError("class_word", "is empty; give an ordinary word for what is learned, such as tower or hair")
+        if not self.images:
+            raise InputError("images", "there is no picture; give at least one")
+        if len(self.images) != len(self.masks):
+            raise InputError(
+                "masks",
+                f"there are {len(self.masks)} masks for {len(self.images)} pictures of {self.class_word}; "
+                "give exactly one mask for each picture",
+            )
+        object.__setattr__(self, "images", tuple(_rgb(i, n) for n, i in enumerate(self.images, 1)))
+        object.__setattr__(
+            self,
+            "masks",
+            tuple(_mask(m, i, n) for n, (m, i) in enumerate(zip(self.masks, self.images, strict=True), 1)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def _rgb(image: Tensor, number: int) -> Tensor:
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+        raise InputError(
+            "images",
+            f"picture {number} has shape {tuple(image.shape)}; it has to be (channels, height, width), 1 to 4 channels",
+        )
+    if min(image.shape[1:]) < SMALLEST_SIDE:
+        raise InputError(
+            "images",
+            f"picture {number} has {image.shape[2]}x{image.shape[1]} pixels, too few to learn from; "
+            f"its shorter side needs {SMALLEST_SIDE} or more",
+        )
+    image = image.float()
+    if not torch.isfinite(image).all():
+        raise InputError("images", f"picture {number} holds NaN or infinite values; load or make it again")
+    image = image.expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
+    return image.clamp(0.0, 1.0)
+
+
+def _mask(mask: Tensor, image: Tensor, number: int) -> Tensor:
+    height, width = image.shape[1:]
+    if tuple(mask.shape) != (height, width):
+        raise InputError(
+            "masks",
+            f"mask {number} has {mask.shape[-1]}x{mask.shape[-2]} pixels and its picture {width}x{height}; "
+            "they have to be of one size",
+        )
+    mask = mask.float()
+    if not torch.isfinite(mask).all():
+        raise InputError("masks", f"mask {number} holds NaN or infinite values; make it again")
+    mask = mask.clamp(0.0, 1.0)
+    if not (mask > 0.5).any():
+        raise InputError(
+            "masks", f"mask {number} is empty, so nothing could be learned from its picture; paint it or leave both out"
+        )
+    return mask
+
+
+def fitted(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask (H, W) brought to its picture's size (h, w), if both have the same proportions within one percent.
+
+    Raises:
+        InputError: the proportions differ, so the mask belongs to another picture or another crop.
+    """
+    (height, width), (wanted_height, wanted_width) = mask.shape, size
+    if abs(width * wanted_height / (height * wanted_width) - 1.0) > 0.01:
+        raise InputError(
+            "masks",
+            f"a mask has {width}x{height} pixels and its picture {wanted_width}x{wanted_height}; "
+            "they need the same proportions",
+        )
+    if (height, width) == tuple(size):
+        return mask
+    return F.interpolate(mask.float()[None, None], tuple(size), mode="bilinear", antialias=True)[0, 0]

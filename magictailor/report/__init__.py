@@ -1,0 +1,1 @@
+"""Pictures of a training and of what a tailoring sees."""

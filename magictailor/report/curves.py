@@ -1,0 +1,79 @@
+"""What happened in each step of a training, as curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from ..training import StepReport
+
+# Okabe and Ito (2008): colours that most kinds of colour blindness tell apart
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
+DOTS_PER_INCH = 100
+LONGEST_MEAN = 25
+
+
+def draw_curves(figure: Figure | SubFigure, history: Sequence[StepReport], names: Sequence[str]) -> None:
+    """Draw the loss of each reference, the degradation weight and the learning rate over the steps.
+
+    Args:
+        figure: what to draw on; it gets three panels, one above the other.
+        history: reports of the steps done so far, at least one.
+        names: of the references, the concept's first.
+    """
+    losses, degradation, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
+    steps = [report.step for report in history]
+    marker = "." if len(history) == 1 else ""  # one point makes no line
+    for number, name in enumerate(names):
+        colour = COLOURS[number % len(COLOURS)]
+        values = [report.diffusion[number] for report in history]
+        losses.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        losses.plot(steps, trailing_mean(values), color=colour, linewidth=1.8, marker=marker, label=name)
+    losses.set_yscale("log")
+    figure.legend(
+        *losses.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize="small", frameon=False
+    )
+    weights = [report.degradation_weight for report in history]
+    degradation.plot(steps, weights, color="black", marker=marker)
+    degradation.set_ylim(0.0, 1.1 * max(weights) or 1.0)
+    rates = [report.learning_rate for report in history]
+    rate.plot(steps, rates, color="black", drawstyle="steps-mid", marker=marker)
+    rate.set_yscale("log")
+    rate.set_xlim(1, max(history[-1].total_steps, 2))
+    rate.set_xlabel("step")
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel, title in ((losses, "loss"), (degradation, "degradation"), (rate, "learning rate")):
+        panel.set_title(title, loc="left", fontsize="medium")
+        panel.grid(alpha=0.3)
+    _mark_second_phase((losses, degradation, rate), history)
+
+
+def _mark_second_phase(panels: Sequence, history: Sequence[StepReport]) -> None:
+    begin = next((report for report in history if report.phase != history[0].phase), None)
+    if begin is None:
+        return
+    for panel in panels:
+        panel.axvline(begin.step - 0.5, color="grey", linestyle="--", linewidth=1.0)
+    panels[0].annotate(
+        f" {begin.phase}", (begin.step - 0.5, 0.02), xycoords=("data", "axes fraction"), fontsize="small", color="grey"
+    )
+
+
+def trailing_mean(values: Sequence[float], longest: int = LONGEST_MEAN) -> list[float]:
+    """For every value, the mean of it and up to longest - 1 before it."""
+    sums = np.cumsum([0.0, *values])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - longest, 0)
+    return ((sums[ends] - sums[starts]) / (ends - starts)).tolist()
+
+
+def as_picture(figure: Figure) -> Image.Image:
+    """A figure as an RGB picture."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
