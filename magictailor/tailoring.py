@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,9 +100,11 @@ def put_into(model: Backbone, tailoring: Tailoring) -> None:
         model: with a LoRA of the tailoring's rank and as many tokens, which are overwritten.
 
     Raises:
-        InputError: the tailoring was trained on another family, or on a network of other layers; names "tailoring".
+        InputError: the tailoring was trained on another family, with fewer text encoders, or on a network of other
+            layers; names "tailoring".
     """
     require_family(tailoring, model.family)
+    require_rows(tailoring, model.token_rows())
     layout = tailoring.family.lora_layout
     left = dict(tailoring.lora)
     for name, parameter in model.lora().items():
@@ -130,3 +132,18 @@ def require_family(tailoring: Tailoring, family: Family) -> None:
             "tailoring",
             f"was trained on {tailoring.family.title}, but the checkpoint is {family.title}; they have to be the same",
         )
+
+
+def require_rows(tailoring: Tailoring, encoders: Iterable[str]) -> None:
+    """Refuse a tailoring whose tokens are unknown to some text encoders.
+
+    Args:
+        encoders: embedding keys of those that read the prompt.
+
+    Raises:
+        InputError: names "tailoring".
+    """
+    known = tailoring.tokens[0].rows
+    missing = [key for key in sorted(encoders) if key not in known]
+    if missing:
+        raise InputError("tailoring", f"was trained with {', '.join(known)}, and has no words for {', '.join(missing)}")

@@ -3,9 +3,9 @@
 from comfy.sd import load_lora_for_models
 from comfy_api.v0_0_2 import io
 
-from ..magictailor.errors import InputError
 from ..magictailor.tailoring import Tailoring as LibraryTailoring
-from .checkpoint import family_of_model, require_clip
+from ..magictailor.tailoring import require_family, require_rows
+from .checkpoint import family_of_model, require_clip, text_encoders_of
 from .errors import artist_errors
 from .tailored_clip import tailored_clip
 from .types import CATEGORY, Tailoring
@@ -60,11 +60,8 @@ def applied(model, clip, tailoring: LibraryTailoring, strength: float):
         InputError: the MODEL or CLIP is of another family than the tailoring.
     """
     family = family_of_model(model)
-    if family != tailoring.family:
-        raise InputError(
-            "tailoring",
-            f"was trained on {tailoring.family.title}, but the model is {family.title}; they have to be the same",
-        )
+    require_family(tailoring, family)
     require_clip(family, clip)
+    require_rows(tailoring, text_encoders_of(clip))
     tailored_model, _ = load_lora_for_models(model, None, dict(tailoring.lora), strength, 0.0)
     return tailored_model, tailored_clip(clip, tailoring)

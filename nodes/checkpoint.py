@@ -5,9 +5,11 @@ from comfy.model_patcher import ModelPatcher, get_key_weight
 from comfy.sd import CLIP, VAE
 from torch import Tensor, float32
 
-from ..magictailor.backbones import CheckpointWeights, family_of, require_encoders
-from ..magictailor.backbones.stable_diffusion import Family
-from ..magictailor.backbones.stable_diffusion.schedule import NoiseSchedule, PredictionType
+from ..magictailor.backbones import CheckpointWeights, Family, recognise, registered
+from ..magictailor.backbones.protocol import Schedule
+from ..magictailor.backbones.stable_diffusion.schedule import NoiseSchedule
+from ..magictailor.backbones.stable_diffusion_3 import TransformerFamily
+from ..magictailor.backbones.stable_diffusion_3.schedule import TIMESTEPS, RectifiedFlow
 from ..magictailor.errors import InputError
 
 UNET_PREFIX = "diffusion_model."
@@ -21,18 +23,19 @@ def checkpoint_weights(model: ModelPatcher, clip: CLIP, vae: VAE) -> CheckpointW
     Raises:
         InputError: the MODEL is of no supported family; says what the host takes it for.
     """
-    family_of_model(model)
+    family = family_of_model(model)
+    require_clip(family, clip)
     encoders: dict[str, dict[str, Tensor]] = {}
     for key, weight in baked(clip.patcher).items():
         name, found, rest = key.partition(TRANSFORMER)
         if found:
             encoders.setdefault(name, {})[rest] = weight
     return CheckpointWeights(
-        unet={key.removeprefix(UNET_PREFIX): w for key, w in baked(model, UNET_PREFIX).items()},
+        network={key.removeprefix(UNET_PREFIX): w for key, w in baked(model, UNET_PREFIX).items()},
         text_encoders=encoders,
         autoencoder=baked(vae.patcher),
-        schedule=schedule_of(model),
-        tokenizer=tokenizer_of(clip),
+        schedule=schedule_of(model, family),
+        tokenizers={key: getattr(clip.tokenizer, key).tokenizer for key in family.embedding_keys},
         text_layer=clip.layer_idx,
     )
 
@@ -68,13 +71,24 @@ def _unpatched(patcher: ModelPatcher, key: str):
     return weight, convert
 
 
-def schedule_of(model: ModelPatcher) -> NoiseSchedule:
-    """Noise levels and prediction type, also as changed by ModelSamplingDiscrete.
+def schedule_of(model: ModelPatcher, family: Family) -> Schedule:
+    """The forward process, also as changed by ModelSamplingDiscrete and ModelSamplingSD3.
 
     Raises:
-        InputError: the model predicts neither noise nor velocity on 1000 levels.
+        InputError: it is sampled in a way that the family's models are not trained for.
     """
     sampling = model.get_model_object("model_sampling")
+    schedule = _flow(sampling) if isinstance(family, TransformerFamily) else _noise_schedule(sampling)
+    if schedule is None:
+        raise InputError(
+            "model",
+            f"its sampling ({type(sampling).__name__}) is none that {family.title} is trained for; "
+            "connect the checkpoint without sampling changes such as LCM or EDM",
+        )
+    return schedule
+
+
+def _noise_schedule(sampling) -> NoiseSchedule | None:
     predictions = {
         model_sampling.EPS.calculate_denoised: "epsilon",
         model_sampling.V_PREDICTION.calculate_denoised: "v_prediction",
@@ -82,21 +96,16 @@ def schedule_of(model: ModelPatcher) -> NoiseSchedule:
     prediction = predictions.get(type(sampling).calculate_denoised)
     sigmas = getattr(sampling, "sigmas", None)
     if prediction is None or sigmas is None or len(sigmas) != 1000:
-        raise InputError(
-            "model",
-            f"its sampling ({type(sampling).__name__}) is not the noise or velocity prediction of Stable Diffusion; "
-            "connect the checkpoint without sampling changes such as LCM or EDM",
-        )
+        return None
     return NoiseSchedule.from_sigmas(sigmas, prediction)
 
 
-def tokenizer_of(clip: CLIP):
-    """CLIP's tokenizer, which all text encoders of a Stable Diffusion checkpoint share."""
-    for attribute in ("clip_l", "clip_h", "clip_g"):
-        tokenizer = getattr(clip.tokenizer, attribute, None)
-        if tokenizer is not None:
-            return tokenizer.tokenizer
-    raise InputError("clip", "has no CLIP tokenizer; connect MODEL and CLIP of the same Stable Diffusion checkpoint")
+def _flow(sampling) -> RectifiedFlow | None:
+    straight = type(sampling).calculate_denoised is model_sampling.CONST.calculate_denoised
+    discrete = isinstance(sampling, model_sampling.ModelSamplingDiscreteFlow)
+    if not straight or not discrete or sampling.multiplier != TIMESTEPS:
+        return None
+    return RectifiedFlow(float(sampling.shift))
 
 
 def family_of_model(model: ModelPatcher) -> Family:
@@ -106,16 +115,23 @@ def family_of_model(model: ModelPatcher) -> Family:
         InputError: it is not a supported one; says what the host takes it for.
     """
     try:
-        return family_of(model.model.diffusion_model.state_dict(), prediction_of(model))
+        return recognise(model.model.diffusion_model.state_dict(), prediction_of(model))
     except InputError as error:
         name = type(model.model.model_config).__name__
         raise InputError(error.field, f"{error.message} (ComfyUI loaded this one as {name})") from error
 
 
-def prediction_of(model: ModelPatcher) -> PredictionType:
-    """What the U-Net predicts, whichever way it is sampled: few-step samplings such as LCM keep the noise."""
-    velocity = isinstance(model.get_model_object("model_sampling"), model_sampling.V_PREDICTION)
-    return "v_prediction" if velocity else "epsilon"
+def prediction_of(model: ModelPatcher) -> str:
+    """What the network predicts, whichever way it is sampled: few-step samplings such as LCM keep the noise."""
+    sampling = model.get_model_object("model_sampling")
+    if isinstance(sampling, model_sampling.CONST):
+        return "flow"
+    return "v_prediction" if isinstance(sampling, model_sampling.V_PREDICTION) else "epsilon"
+
+
+def text_encoders_of(clip: CLIP) -> set[str]:
+    """The text encoders that a CLIP holds, by embedding key."""
+    return {name for name, encoder in clip.cond_stage_model.named_children() if hasattr(encoder, "transformer")}
 
 
 def require_clip(family: Family, clip: CLIP) -> None:
@@ -124,5 +140,9 @@ def require_clip(family: Family, clip: CLIP) -> None:
     Raises:
         InputError: names the encoders found and needed.
     """
-    encoders = clip.cond_stage_model.named_children()
-    require_encoders(family, {name for name, encoder in encoders if hasattr(encoder, "transformer")})
+    family.require_encoders(text_encoders_of(clip))
+    # Stable Diffusion 3 has the encoders of others among its own, but joins their outputs in another way
+    known = {key for other in registered() for key in other.embedding_keys}
+    read = {key for key in known if hasattr(clip.tokenizer, key)}
+    if read != set(family.embedding_keys):
+        raise InputError("clip", f"is loaded for another kind of model than {family.title} ({', '.join(sorted(read))})")

@@ -30,7 +30,7 @@ class LiveView:
 
     def __init__(self, total_steps: int, references: Sequence[Reference], sketcher: Sketcher, prompt: str, every: int):
         try:
-            sketcher.model.prompts.require_readable(prompt)
+            sketcher.model.require_readable(prompt)
         except InputError as error:
             raise InputError("preview_prompt", error.message) from error
         self.bar = host.progress_bar(total_steps)

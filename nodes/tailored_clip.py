@@ -17,27 +17,29 @@ class TailoredTokenizer:
     called, so they work as for any other word.
 
     Args:
-        tokenizer: text -> {"input_ids": [start, ..., end]}; every other attribute is passed on to it.
+        tokenizer: text -> {"input_ids": [..., end]}; every other attribute is passed on to it.
         rows: embedding (width,) by token name.
+        start: number of ids before those of the text: 1 for CLIP, 0 for T5.
     """
 
-    def __init__(self, tokenizer, rows: Mapping[str, Tensor]):
+    def __init__(self, tokenizer, rows: Mapping[str, Tensor], start: int = 1):
         self._tokenizer = tokenizer
         self._rows = dict(rows)
+        self._start = start
 
     def __call__(self, text: str, **options):
         output = dict(self._tokenizer(text, **options))
         pieces = split_at_tokens(text, list(self._rows))
         if len(pieces) > 1 or text in self._rows:
-            start, *_, end = output["input_ids"]
+            ids = output["input_ids"]
             words = [word for piece in pieces for word in self._words(piece, options)]
-            output["input_ids"] = [start, *words, end]
+            output["input_ids"] = [*ids[: self._start], *words, ids[-1]]
         return output
 
     def _words(self, piece: str, options):
         if piece in self._rows:
             return [self._rows[piece]]
-        return self._tokenizer(piece, **options)["input_ids"][1:-1]
+        return self._tokenizer(piece, **options)["input_ids"][self._start : -1]
 
     def __getattr__(self, name: str):
         # copying looks attributes up before __init__ has run
@@ -50,9 +52,12 @@ def tailored_clip(clip: CLIP, tailoring: Tailoring) -> CLIP:
     """A copy of a CLIP that knows the tokens; the given one stays as it is."""
     clip = clip.clone()
     clip.tokenizer = copy(clip.tokenizer)
-    for description in tailoring.family.text_encoders:
-        encoder_tokenizer = copy(getattr(clip.tokenizer, description.key))
-        rows = {token.name: token.rows[description.key] for token in tailoring.tokens}
-        encoder_tokenizer.tokenizer = TailoredTokenizer(encoder_tokenizer.tokenizer, rows)
-        setattr(clip.tokenizer, description.key, encoder_tokenizer)
+    # a family may do without some of its text encoders, of which the host keeps the tokenizers all the same
+    for key in tailoring.tokens[0].rows:
+        encoder_tokenizer = copy(getattr(clip.tokenizer, key))
+        rows = {token.name: token.rows[key] for token in tailoring.tokens}
+        encoder_tokenizer.tokenizer = TailoredTokenizer(
+            encoder_tokenizer.tokenizer, rows, encoder_tokenizer.tokens_start
+        )
+        setattr(clip.tokenizer, key, encoder_tokenizer)
     return clip

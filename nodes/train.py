@@ -6,14 +6,13 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 from PIL import Image
 
-from ..magictailor.backbones.stable_diffusion.backbone import build_model
 from ..magictailor.config import Knob, TailorConfig, defaults, knobs
 from ..magictailor.formats.tailoring_file import save_tailoring
 from ..magictailor.reference import Reference as LibraryReference
 from ..magictailor.sampling import Sketcher
 from ..magictailor.training import TrainingDiverged, TrainingResult, train
 from . import host
-from .checkpoint import checkpoint_weights
+from .checkpoint import checkpoint_weights, family_of_model
 from .convert import image_from_pil, image_to_library
 from .errors import artist_errors
 from .live_view import LiveView
@@ -126,7 +125,8 @@ def _train(
 ) -> tuple[TrainingResult, Image.Image]:
     """Everything that holds the trained model is in here, so that its memory is free when this returns."""
     words = [reference.class_word for reference in references]
-    trained = build_model(checkpoint_weights(model, clip, vae), words, config, host.torch_device())
+    weights = checkpoint_weights(model, clip, vae)
+    trained = family_of_model(model).build(weights, words, config, host.torch_device())
     sketcher = Sketcher(
         trained,
         decode=lambda latents: image_to_library(vae.decode(latents)),

@@ -107,7 +107,7 @@ def _kinds() -> list[type[Family]]:
     return list(dict.fromkeys(type(family) for family in registered()))
 
 
-from . import stable_diffusion  # noqa: E402
+from . import stable_diffusion, stable_diffusion_3  # noqa: E402
 
-for _family in stable_diffusion.FAMILIES:
+for _family in (*stable_diffusion.FAMILIES, *stable_diffusion_3.FAMILIES):
     register(_family)

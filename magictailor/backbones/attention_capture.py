@@ -71,8 +71,17 @@ class AttentionCapture:
         finally:
             self._columns = columns
 
+    @property
+    def columns(self) -> Tensor | None:
+        """What is watched (B, P); None while nothing is."""
+        return self._columns
+
     def watch(self, query: Tensor, key: Tensor, scale: float) -> None:
         """Called by each watched layer: queries (B, heads, N, d) of pictures, keys (B, heads, L, d) of the text."""
         if self._columns is not None:
             shares = [token_column(query, key, columns, scale) for columns in self._columns.unbind(1)]
-            self._collected.append(torch.stack(shares).sum(0) if len(shares) > 1 else shares[0])
+            self.collect(torch.stack(shares).sum(0) if len(shares) > 1 else shares[0])
+
+    def collect(self, share: Tensor) -> None:
+        """Called instead by a layer that knows what its watched positions get: (B, N) float32, summed over P."""
+        self._collected.append(share)

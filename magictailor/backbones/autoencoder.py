@@ -18,23 +18,25 @@ Autoencoder = AutoencoderKL | AutoencoderTiny
 
 
 @torch.no_grad()
-def encode(autoencoder: Autoencoder, images: Tensor, noise: Tensor, scale: float) -> Tensor:
+def encode(autoencoder: Autoencoder, images: Tensor, noise: Tensor, scale: float, shift: float = 0.0) -> Tensor:
     """Sample latents of pictures.
 
     Args:
         autoencoder: a variational one is sampled; TAESD has one answer, already scaled for the family it was made for.
         images: (B, 3, R, R) in [-1, 1].
         noise: (B, C, h, w) standard normal.
-        scale: the family's latent_scale.
+        scale, shift: of the family; its latents are (autoencoder's - shift) * scale.
 
     Returns:
         (B, C, h, w) float32.
     """
     images = images.to(autoencoder.dtype)
     if isinstance(autoencoder, AutoencoderTiny):
-        return autoencoder.encode(images).latents.float() * (scale / autoencoder.config.scaling_factor)
+        own = autoencoder.config
+        latents = autoencoder.encode(images).latents.float()
+        return latents * (scale / own.scaling_factor) + (own.shift_factor - shift) * scale
     posterior = autoencoder.encode(images).latent_dist
-    return (posterior.mean.float() + posterior.std.float() * noise) * scale
+    return (posterior.mean.float() + posterior.std.float() * noise - shift) * scale
 
 
 @torch.no_grad()
@@ -51,15 +53,19 @@ def latent_shape(autoencoder: Autoencoder, height: int, width: int) -> tuple[int
     return autoencoder.config.latent_channels, height // pixels, width // pixels
 
 
-def build_autoencoder(state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Autoencoder:
+def build_autoencoder(
+    state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device, channels: int = 4
+) -> Autoencoder:
     """The encoding half of an autoencoder, frozen: Stable Diffusion's own, or TAESD.
 
     Args:
-        state: LDM layout ("encoder.down.0...", "quant_conv.weight"), or TAESD's ("taesd_encoder.0...", and "vae_scale":
-            the latent_scale of the family it was made for, 1 if it does not say).
+        state: LDM layout ("encoder.down.0...", and "quant_conv.weight" if it has one), or TAESD's
+            ("taesd_encoder.0...", and "vae_scale", "vae_shift": those of the family it was made for, 1 and 0 if it does
+            not say).
+        channels: of the family's latents.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither, or its latents have other channels.
     """
     if "taesd_encoder.0.weight" in state:
         tiny = {
@@ -67,13 +73,17 @@ def build_autoencoder(state: Mapping[str, Tensor], dtype: torch.dtype, device: t
             for key, value in state.items()
             if key.startswith("taesd_encoder.")
         }
-        scale = state.get("vae_scale")
+        scale, shift = (
+            state[key].item() if key in state else usual for key, usual in (("vae_scale", 1.0), ("vae_shift", 0.0))
+        )
+        _require_channels(tiny["encoder.layers.14.weight"].shape[0], channels)
         with init_empty_weights():
-            autoencoder = AutoencoderTiny(scaling_factor=1.0 if scale is None else scale.item())
+            autoencoder = AutoencoderTiny(latent_channels=channels, scaling_factor=scale, shift_factor=shift)
         autoencoder.decoder = nn.Identity()
         return filled(autoencoder, tiny, "vae", dtype, device).eval()
-    if "encoder.conv_in.weight" not in state or "quant_conv.weight" not in state:
-        raise InputError("vae", "is not an autoencoder of Stable Diffusion 1.x, 2.x or SDXL, nor TAESD")
+    if not {"encoder.conv_in.weight", "encoder.conv_out.weight"} <= state.keys():
+        raise InputError("vae", "is not an autoencoder of Stable Diffusion, nor TAESD")
+    _require_channels(_latent_channels(state), channels)
     return _autoencoder_kl(state, ("encoder", "quant_conv"), dtype, device)
 
 
@@ -87,8 +97,17 @@ def build_decoder(state: Mapping[str, Tensor], dtype: torch.dtype, device: torch
         InputError: it is not such an autoencoder.
     """
     if "decoder.conv_in.weight" not in state or "encoder.conv_in.weight" not in state:
-        raise InputError("vae", "is not a whole autoencoder of Stable Diffusion 1.x, 2.x or SDXL")
+        raise InputError("vae", "is not a whole autoencoder of Stable Diffusion")
     return _autoencoder_kl(state, ("decoder", "post_quant_conv"), dtype, device)
+
+
+def _latent_channels(state: Mapping[str, Tensor]) -> int:
+    return state["encoder.conv_out.weight"].shape[0] // 2
+
+
+def _require_channels(found: int, wanted: int) -> None:
+    if found != wanted:
+        raise InputError("vae", f"its latents have {found} channels, those of this family {wanted}")
 
 
 def _autoencoder_kl(
@@ -114,5 +133,8 @@ def _autoencoder_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "up_block_types": ("UpDecoderBlock2D",) * levels,
         "layers_per_block": blocks,
-        "latent_channels": state["quant_conv.weight"].shape[0] // 2,
+        "latent_channels": _latent_channels(state),
+        # from Stable Diffusion 3 on there are none
+        "use_quant_conv": "quant_conv.weight" in state,
+        "use_post_quant_conv": "post_quant_conv.weight" in state,
     }

@@ -1,0 +1,126 @@
+"""The joint attention of Stable Diffusion 3, and what the attention loss reads off it.
+
+Pictures and prompt are two streams that meet in every block: the queries of both attend to the keys of both. The
+attention of image positions on a word is read as follows.
+
+Whole softmax. A position's share is its weight among all keys, image and text: that is the factor by which the word's
+value reaches it, as the cross-attention probability is in a U-Net. Divided by the text's share alone, places that
+hardly look at the text would count as much as those that do.
+
+Middle half of the blocks, n / 4 up to 3 n / 4 of n. MM-DiT has one resolution, so "the coarsest layers" are not there
+to be taken; what a U-Net's coarse layers are for, deciding what is where, happens in the middle of its depth. In the
+first blocks image positions still are little but noise and place, in the last ones they are about detail, and at the
+very end the prompt leaves. The second attention of Stable Diffusion 3.5 medium is among image positions alone and has
+no words to look at.
+
+Size of the map: that of the patches, 2 x 2 latents or 16 x 16 pixels each; the only one there is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import SD3Transformer2DModel
+from torch import Tensor
+
+from ..attention_capture import AttentionCapture
+
+MARK = 1024.0  # a power of two; small shares would lose digits in float16
+EXTRA = 8  # channels; fused kernels want multiples of it
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention: query (B, heads, N, d); key, value (B, heads, L, d) -> (B, heads, N, d)."""
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def attend_and_share(query: Tensor, key: Tensor, value: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and the attention probability that some key positions get together, averaged over heads.
+
+    No map is ever made, forward or backward: what is mixed by the probabilities gets channels that are zero but at
+    these positions, and the fused kernel mixes them along with the values.
+
+    Args:
+        query: (B, heads, N, d).
+        key, value: (B, heads, L, d).
+        columns: (B, P) different positions 0..L-1.
+
+    Returns:
+        (B, heads, N, d), and (B, N) float32.
+    """
+    width = query.shape[-1]
+    marks = value.new_zeros(len(value), 1, value.shape[2], EXTRA)
+    marks[..., 0] = marks[..., 0].scatter(-1, columns[:, None], MARK)
+    marked = torch.cat([value, marks.expand(-1, value.shape[1], -1, -1)], dim=-1)
+    # kernels that keep no map need queries as wide as values
+    query, key = F.pad(query, (0, EXTRA)), F.pad(key, (0, EXTRA))
+    mixed = F.scaled_dot_product_attention(query, key, marked, scale=width**-0.5)
+    return mixed[..., :width], mixed[..., width].float().mean(1) / MARK
+
+
+class JointAttention:
+    """A diffusers attention processor that shows its capture what the prompt gets.
+
+    Args:
+        capture: is shown what watched positions get; None: this layer is not watched.
+    """
+
+    def __init__(self, capture: AttentionCapture | None):
+        self.capture = capture
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Any:
+        # on a GPU layer norms answer in 32 bits; cast once, not for each projection and its LoRA
+        hidden_states = hidden_states.to(attn.to_q.weight.dtype)
+        projections = (attn.to_q, attn.norm_q), (attn.to_k, attn.norm_k), (attn.to_v, None)
+        query, key, value = (_by_head(attn, *projection, hidden_states) for projection in projections)
+        positions = hidden_states.shape[1]
+        if encoder_hidden_states is not None:
+            encoder_hidden_states = encoder_hidden_states.to(attn.add_k_proj.weight.dtype)
+            projections = (attn.add_k_proj, attn.norm_added_k), (attn.add_v_proj, None)
+            text_key, text_value = (_by_head(attn, *projection, encoder_hidden_states) for projection in projections)
+            key, value = torch.cat([key, text_key], dim=2), torch.cat([value, text_value], dim=2)
+            if not attn.context_pre_only:
+                text_query = _by_head(attn, attn.add_q_proj, attn.norm_added_q, encoder_hidden_states)
+                query = torch.cat([query, text_query], dim=2)
+        columns = None if self.capture is None else self.capture.columns
+        if columns is None:
+            mixed = attend(query, key, value)
+        else:
+            mixed, share = attend_and_share(query, key, value, columns + positions)
+            self.capture.collect(share[:, :positions])
+        image, text = mixed.transpose(1, 2).flatten(2).split([positions, mixed.shape[2] - positions], dim=1)
+        out_projection, dropout = attn.to_out
+        answer = dropout(out_projection(image))
+        if encoder_hidden_states is None:
+            return answer
+        return answer, (None if attn.context_pre_only else attn.to_add_out(text))
+
+
+def _by_head(attn: Any, projection: Any, norm: Any, states: Tensor) -> Tensor:
+    """States (B, N, width) projected: (B, heads, N, d)."""
+    projected: Tensor = projection(states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+    return projected if norm is None else norm(projected)
+
+
+def watched_blocks(count: int) -> range:
+    """The middle half of the blocks."""
+    return range(-(-count // 4), -(-3 * count // 4))
+
+
+def watch_attention(transformer: SD3Transformer2DModel) -> AttentionCapture:
+    """Give every layer a `JointAttention`; those that the loss needs show what they do."""
+    capture = AttentionCapture()
+    watched = watched_blocks(len(transformer.transformer_blocks))
+    for number, block in enumerate(transformer.transformer_blocks):
+        block.attn.set_processor(JointAttention(capture if number in watched else None))
+        if block.attn2 is not None:
+            block.attn2.set_processor(JointAttention(None))
+    return capture
