@@ -24,8 +24,14 @@ PROMPT_WIDTH = 4096
 VECTOR_WIDTH = 2048
 ENCODERS = ("clip_l", "clip_g", "t5xxl")
 
-# the host's names of the sizes that its text encoders are cut down to, see `te_model_options`
-SMALL_T5 = {"num_layers": 2, "num_heads": 2, "d_kv": 64, "d_ff": 64}
+# by these shapes the stock CLIP loaders know CLIP-G and T5-XXL, whatever their depth
+_MARKS = {
+    "clip_g": {"text_model.encoder.layers.30.mlp.fc1.weight": (1,)},
+    "t5xxl": {"encoder.block.23.layer.1.DenseReluDense.wi_1.weight": (10240, 1)},
+}
+
+# the host's names of the sizes that its T5 is cut down to, see `te_model_options`; common words are the first 8000
+SMALL_T5 = {"num_layers": 2, "num_heads": 2, "d_kv": 64, "d_ff": 64, "vocab_size": 8000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +58,24 @@ SD35_MEDIUM = Transformer(normalised=True, dual=1)
 SD35_LARGE = Transformer(normalised=True)
 
 
-def make_sd3_checkpoint(
-    path: str | pathlib.Path,
+def make_sd3_checkpoint(path: str | pathlib.Path, transformer: Transformer, **parts) -> pathlib.Path:
+    """Write a .ckpt (fp16) that the stock CheckpointLoaderSimple recognises; parts as in `sd3_state_dict`."""
+    return save_torch(sd3_state_dict(transformer, **parts), path)
+
+
+def sd3_state_dict(
     transformer: Transformer,
     encoders: tuple[str, ...] = ("clip_l",),
     text_layers: int | None = None,
     autoencoder: int | None = None,
     seed: int = 0,
-) -> pathlib.Path:
-    """Write a .ckpt (fp16) that the stock CheckpointLoaderSimple recognises.
+) -> dict[str, torch.Tensor]:
+    """All weights of a checkpoint, fp16 on the CPU.
 
     Args:
         encoders: which of `ENCODERS` it holds; T5 has the sizes of `SMALL_T5`.
         text_layers: of the CLIP encoders; None: as many as the host wants.
-        autoencoder: width of its first level, which the host wants to be 128; None: the file holds none.
+        autoencoder: width of its first level, which the host wants to be 128; None: there is none.
     """
     weights = Weights(seed)
     add_transformer(weights, "model.diffusion_model.", transformer)
@@ -73,17 +83,14 @@ def make_sd3_checkpoint(
         add_text_encoder(weights, key, f"text_encoders.{key}.transformer.", text_layers)
     if autoencoder is not None:
         add_autoencoder(weights, "first_stage_model.", autoencoder)
-    return save_torch(weights.tensors, path)
+    return weights.tensors
 
 
 def text_encoder_state(key: str, text_layers: int | None = None, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A text encoder as the stock CLIP loaders read it; see `make_sd3_checkpoint`."""
+    """A text encoder as the stock CLIP loaders read it; see `sd3_state_dict`."""
     weights = Weights(seed)
     add_text_encoder(weights, key, "", text_layers)
-    if key == "t5xxl":
-        # by this shape the loader knows the XXL size
-        weights.tensors["encoder.block.23.layer.1.DenseReluDense.wi_1.weight"] = torch.zeros(10240, 1).half()
-    return weights.tensors
+    return weights.tensors | {name: torch.zeros(shape).half() for name, shape in _MARKS.get(key, {}).items()}
 
 
 def te_model_options(text_layers: int | None = None) -> dict[str, dict[str, int]]:
@@ -147,11 +154,11 @@ def add_text_encoder(weights: Weights, key: str, prefix: str, text_layers: int |
         weights.put(prefix + "text_projection.weight", weights.random(width, width, std=width**-0.5))
 
 
-def _add_t5(weights: Weights, prefix: str, vocabulary: int = 32128) -> None:
+def _add_t5(weights: Weights, prefix: str) -> None:
     width, inner = PROMPT_WIDTH, SMALL_T5["num_heads"] * SMALL_T5["d_kv"]
-    # each row is the one before, moved on: a table as large as the real one that takes next to no memory
-    noise = weights.random(vocabulary * 8 + width).half()
-    weights.tensors[prefix + "shared.weight"] = noise.as_strided((vocabulary, width), (8, 1))
+    # each row is the one before, moved on: a table that takes next to no room in a file
+    noise = weights.random(SMALL_T5["vocab_size"] * 8 + width).half()
+    weights.tensors[prefix + "shared.weight"] = noise.as_strided((SMALL_T5["vocab_size"], width), (8, 1))
     for number in range(SMALL_T5["num_layers"]):
         block = f"{prefix}encoder.block.{number}.layer."
         for name, shape, gain in (
