@@ -67,7 +67,7 @@ def split_classes(text: str, field: str) -> tuple[str, ...]:
     parts = (" ".join(part.lower().split()) for part in re.split(r"[,.;?\n]", text))
     classes = tuple(dict.fromkeys(part for part in parts if re.search(r"\w", part)))
     if text.strip() and not classes:
-        raise InputError(field, f'"{text.strip()}" holds no word. Write what to look for, such as "house, door".')
+        raise InputError(field, f'"{text.strip()}" holds no word; write what to look for, such as "house, door"')
     return classes
 
 

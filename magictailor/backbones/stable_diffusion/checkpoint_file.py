@@ -15,7 +15,7 @@ from ..autoencoder import build_decoder, decode
 from ..clip import clip_tokenizer, from_openclip
 from ..module_weights import below
 from ..protocol import Backbone, CheckpointFile, CheckpointWeights
-from .schedule import PredictionType, scaled_linear_schedule
+from .schedule import scaled_linear_schedule
 from .unet import LDM_UNET_PREFIX
 
 CHECKPOINT = "pretrained_model_name_or_path"
@@ -84,9 +84,14 @@ def _text_encoders(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def _predicts(state: Mapping[str, Tensor]) -> PredictionType:
+def _predicts(state: Mapping[str, Tensor]) -> str:
     """By the marks ComfyUI goes by: a key in SDXL files, the wide spread of one bias in Stable Diffusion 2.x."""
     bias = state.get(f"{LDM_UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias")
     context = state.get(f"{LDM_UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.attn2.to_k.weight")
-    spread = bias is not None and context.shape[1] == 1024 and bias.float().std(unbiased=False) > 0.09
+    spread = (
+        bias is not None
+        and context is not None
+        and context.shape[1] == 1024
+        and bias.float().std(unbiased=False) > 0.09
+    )
     return "v_prediction" if spread or "v_pred" in state else "epsilon"

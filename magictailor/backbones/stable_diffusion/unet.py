@@ -58,7 +58,7 @@ def unet_config(state: Mapping[str, Tensor], family: UNetFamily) -> dict[str, An
         "transformer_layers_per_block": tuple(max(level.depths[0], 1) for level in levels),
         "cross_attention_dim": family.cross_attention_width,
         # diffusers' name says dim, but it counts heads
-        "attention_head_dim": family.attention_heads or tuple(c // family.head_width for c in channels),
+        "attention_head_dim": _heads(family, channels),
         "use_linear_projection": state["middle_block.1.proj_in.weight"].ndim == 2,
     }
     if family.vector_width is not None:
@@ -68,6 +68,13 @@ def unet_config(state: Mapping[str, Tensor], family: UNetFamily) -> dict[str, An
             "projection_class_embeddings_input_dim": family.vector_width,
         }
     return config
+
+
+def _heads(family: UNetFamily, channels: Sequence[int]) -> int | tuple[int, ...]:
+    if family.head_width is None:
+        assert family.attention_heads is not None
+        return family.attention_heads
+    return tuple(width // family.head_width for width in channels)
 
 
 @dataclass
