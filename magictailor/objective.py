@@ -68,7 +68,7 @@ class Objective:
         config: gives the weights of the parts, and whether pictures are taken one at a time.
     """
 
-    def __init__(self, model: Backbone, pictures: TrainingPictures, count: int, config: TailorConfig):
+    def __init__(self, model: Backbone, pictures: TrainingPictures, count: int, config: TailorConfig) -> None:
         self.model, self.pictures, self.count, self.config = model, pictures, count, config
 
     def losses(

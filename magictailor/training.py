@@ -69,7 +69,7 @@ class TrainingDiverged(RuntimeError):
         step: at which it happened.
     """
 
-    def __init__(self, step: int, cause: str):
+    def __init__(self, step: int, cause: str) -> None:
         super().__init__(f"training stopped at step {step}, where the numbers were no longer finite: {cause}")
         self.step = step
 
@@ -89,7 +89,7 @@ class Training:
         references: the concept first, then its components.
     """
 
-    def __init__(self, model: Backbone, references: Sequence[Reference], config: TailorConfig):
+    def __init__(self, model: Backbone, references: Sequence[Reference], config: TailorConfig) -> None:
         self.model = model
         self.config = config
         self.class_words = [reference.class_word for reference in references]

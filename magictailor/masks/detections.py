@@ -112,5 +112,5 @@ def union(masks: torch.Tensor) -> torch.Tensor:
 
 
 def exclude(mask: torch.Tensor, component: torch.Tensor) -> torch.Tensor:
-    """mask AND NOT component. Both (H, W) in {0, 1} -> (H, W) float {0, 1}."""
+    """Mask AND NOT component. Both (H, W) in {0, 1} -> (H, W) float {0, 1}."""
     return (mask.bool() & ~component.bool()).float()

@@ -84,7 +84,7 @@ def load_grounded_sam(dino_path: str | Path, sam_path: str | Path, bert_path: st
 class GroundedSAM:
     """Finds things by their names and masks them. Stays on the CPU until moved with `to`."""
 
-    def __init__(self, detector: nn.Module, segmenter: nn.Module):
+    def __init__(self, detector: nn.Module, segmenter: nn.Module) -> None:
         self.detector = detector
         self.segmenter = segmenter
 

@@ -42,7 +42,7 @@ class TextEncoder(nn.Module):
     4-D mask, is the one way that transformers 4 and 5 treat alike.
     """
 
-    def __init__(self, bert_model: BertModel):
+    def __init__(self, bert_model: BertModel) -> None:
         super().__init__()
         self.config = bert_model.config
         self.embeddings = bert_model.embeddings

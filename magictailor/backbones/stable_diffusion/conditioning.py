@@ -87,7 +87,7 @@ class PromptEncoder(nn.Module):
         tokenizer: Tokenizer,
         class_words: Sequence[str],
         layer: int | None = None,
-    ):
+    ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.family = family

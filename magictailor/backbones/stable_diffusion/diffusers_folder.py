@@ -45,7 +45,7 @@ class DiffusersCheckpoint:
         InputError: a part is missing, or its family or noise levels are not known here.
     """
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, prediction_type: str | None = None):
+    def __init__(self, folder: Path, tokenizer: Tokenizer, prediction_type: str | None = None) -> None:
         self.folder = folder
         self.tokenizer = tokenizer
         self.schedule = _schedule(_config(folder, "scheduler", "scheduler_config.json"), prediction_type)
