@@ -49,8 +49,8 @@ class Host:
         """What MagicTailor Train gives for the references."""
         concept, component = self.references()
         with torch.inference_mode():
-            node = self.pack.nodes.MagicTailorTrain
-            return node.execute(self.model, self.clip, self.vae, concept, {"component0": component}, **settings).args
+            node = self.pack.nodes.MagicTailorTrainV2
+            return node.execute(self.model, self.clip, self.vae, concept, {"component 1": component}, **settings).args
 
 
 @contextmanager

@@ -1,14 +1,20 @@
 """What training and applying take from the host's MODEL, CLIP and VAE."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from comfy import lora, model_sampling
 from comfy.model_patcher import ModelPatcher, get_key_weight
 from comfy.sd import CLIP, VAE
 from torch import Tensor, float32
 
-from ..magictailor.errors import InputError
-from ..magictailor.families import Family, family_of, require_encoders
-from ..magictailor.model import CheckpointWeights
-from ..magictailor.noise import NoiseSchedule, PredictionType
+from ...magictailor.errors import InputError
+from ...magictailor.families import Family, family_of, require_encoders
+from ...magictailor.noise import NoiseSchedule, PredictionType
+
+if TYPE_CHECKING:
+    from ...magictailor.model import CheckpointWeights
 
 UNET_PREFIX = "diffusion_model."
 TRANSFORMER = ".transformer."
@@ -21,6 +27,9 @@ def checkpoint_weights(model: ModelPatcher, clip: CLIP, vae: VAE) -> CheckpointW
     Raises:
         InputError: the MODEL is of no supported family; says what the host takes it for.
     """
+    # brings packages that only training needs
+    from ...magictailor.model import CheckpointWeights
+
     family_of_model(model)
     encoders: dict[str, dict[str, Tensor]] = {}
     for key, weight in baked(clip.patcher).items():
@@ -96,7 +105,7 @@ def tokenizer_of(clip: CLIP):
         tokenizer = getattr(clip.tokenizer, attribute, None)
         if tokenizer is not None:
             return tokenizer.tokenizer
-    raise InputError("clip", "has no CLIP tokenizer; connect MODEL and CLIP of the same Stable Diffusion checkpoint")
+    raise InputError("clip", "has no CLIP tokenizer")
 
 
 def family_of_model(model: ModelPatcher) -> Family:
@@ -109,7 +118,9 @@ def family_of_model(model: ModelPatcher) -> Family:
         return family_of(model.model.diffusion_model.state_dict(), prediction_of(model))
     except InputError as error:
         name = type(model.model.model_config).__name__
-        raise InputError(error.field, f"{error.message} (ComfyUI loaded this one as {name})") from error
+        raise InputError(
+            error.field, f"{error.message} (ComfyUI loaded this one as {name}); connect one of those"
+        ) from error
 
 
 def prediction_of(model: ModelPatcher) -> PredictionType:

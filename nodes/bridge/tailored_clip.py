@@ -6,8 +6,8 @@ from copy import copy
 from comfy.sd import CLIP
 from torch import Tensor
 
-from ..magictailor.tailoring import Tailoring
-from ..magictailor.tokens import split_at_tokens
+from ...magictailor.tailoring import Tailoring
+from ...magictailor.tokens import split_at_tokens
 
 
 class TailoredTokenizer:
