@@ -1,5 +1,6 @@
 """Heat maps of the host's own U-Net: the library's attention, for tokens and words, on pictures of any shape."""
 
+import importlib
 import types
 
 import pytest
@@ -21,7 +22,7 @@ def trained(nodes, library, loaded_checkpoint, taesd, rendered_pair):
         library.references.Reference(part.class_word, part.images[:1], part.masks[:1])
         for part in library.pairs.load_pair(rendered_pair)
     ]
-    weights = nodes.train.checkpoint_weights(*loaded_checkpoint[:2], taesd)
+    weights = nodes.bridge.backbones.checkpoint_weights(*loaded_checkpoint[:2], taesd)
     model = library.model.build_model(weights, ["house", "roof"], config, torch.device("cpu"))
     result = library.trainer.train(model, references, config)
     return types.SimpleNamespace(model=model, tailoring=result.tailoring)
@@ -49,12 +50,12 @@ def test_the_maps_are_the_librarys(host, nodes, library, loaded_checkpoint, taes
     import comfy.sample
 
     words = ["<v0>", "<v1>", "sunlit beach"]
-    module = nodes.attention_maps
+    module = importlib.import_module(f"{nodes.__name__}.bridge.attention")
     with torch.inference_mode():
         model, clip = nodes.MagicTailorApply.execute(*loaded_checkpoint[:2], trained.tailoring, 1.0).args
         latents = taesd.encode(picture)
-        columns = [module._positions(clip, PROMPT, word) for word in words]
-        theirs = module._attention(model, clip, latents, PROMPT, columns, TIMESTEP / 999, 3)[0]
+        columns = [module.positions(clip, PROMPT, word) for word in words]
+        theirs = module.attention(model, clip, latents, PROMPT, columns, TIMESTEP / 999, 3)[0]
         scaled = loaded_checkpoint[0].model.process_latent_in(latents)
         noise = comfy.sample.prepare_noise(latents, 3)
     # weights of a prompt are the host's alone

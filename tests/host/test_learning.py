@@ -25,7 +25,7 @@ def training(nodes, library, loaded_checkpoint, taesd, pair_folder):
         library.references.Reference(part.class_word, part.images[:1], part.masks[:1])
         for part in library.pairs.load_pair(pair_folder)
     ]
-    weights = nodes.train.checkpoint_weights(*loaded_checkpoint[:2], taesd)
+    weights = nodes.bridge.backbones.checkpoint_weights(*loaded_checkpoint[:2], taesd)
     words = [reference.class_word for reference in references]
     model = library.model.build_model(weights, words, config, torch.device("cpu"))
     return library.trainer.Training(model, references, config)

@@ -9,7 +9,7 @@ LARGEST_RELATIVE_DIFFERENCE = 1e-4
 @pytest.fixture(scope="module")
 def weights(host, loaded_checkpoint):
     model, clip, vae = loaded_checkpoint[:3]
-    return host.pack.nodes.train.checkpoint_weights(model, clip, vae)
+    return host.pack.nodes.bridge.backbones.checkpoint_weights(model, clip, vae)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_clip_skip_is_followed(host, loaded_checkpoint):
     model, clip, vae = loaded_checkpoint[:3]
     (skipped,) = host.nodes.CLIPSetLastLayer().set_last_layer(clip, -2)
     library, config = host.pack.magictailor, host.pack.magictailor.config.TailorConfig()
-    weights = host.pack.nodes.train.checkpoint_weights(model, skipped, vae)
+    weights = host.pack.nodes.bridge.backbones.checkpoint_weights(model, skipped, vae)
     prompts = library.model.build_model(weights, ["tower"], config, torch.device("cpu")).prompts
     with torch.inference_mode():
         theirs = skipped.encode_from_tokens(skipped.tokenize("A photo of tower"))
@@ -64,7 +64,7 @@ def test_latents_equal_the_hosts(host, loaded_checkpoint, taesd, weights, autoen
     library = host.pack.magictailor
     vae = taesd if autoencoder == "taesd" else loaded_checkpoint[2]
     module = library.weights.build_autoencoder(
-        host.pack.nodes.checkpoint.baked(vae.patcher), torch.float32, torch.device("cpu")
+        host.pack.nodes.bridge.backbones.baked(vae.patcher), torch.float32, torch.device("cpu")
     )
     image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -84,7 +84,7 @@ def test_noise_levels_are_the_models(host, weights):
 def test_a_changed_sampling_is_followed_and_a_foreign_one_refused(host, loaded_checkpoint):
     from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete
 
-    schedule_of, errors = host.pack.nodes.checkpoint.schedule_of, host.pack.magictailor.errors
+    schedule_of, errors = host.pack.nodes.bridge.backbones.schedule_of, host.pack.magictailor.errors
     model = loaded_checkpoint[0]
     velocity = ModelSamplingDiscrete().patch(model, "v_prediction", True)[0]
     assert schedule_of(velocity).prediction_type == "v_prediction"
@@ -123,8 +123,8 @@ def test_loras_applied_upstream_are_baked_in(host, loaded_checkpoint):
 
         patched_model, patched_clip = comfy.sd.load_lora_for_models(model, clip, lora, 0.5, 0.25)
     with torch.inference_mode(False):
-        plain = host.pack.nodes.train.checkpoint_weights(model, clip, vae)
-        baked = host.pack.nodes.train.checkpoint_weights(patched_model, patched_clip, vae)
+        plain = host.pack.nodes.bridge.backbones.checkpoint_weights(model, clip, vae)
+        baked = host.pack.nodes.bridge.backbones.checkpoint_weights(patched_model, patched_clip, vae)
     for weights, changed, key, strength in (
         ((plain.unet, baked.unet), "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", unet_key, 0.5),
         (
