@@ -5,10 +5,10 @@ from comfy_api.v0_0_2 import io
 
 from nodes import common_ksampler
 
-from .apply import strength_input
-from .errors import artist_errors
-from .kept import kept
-from .types import CATEGORY, Tailoring
+from .bridge.errors import SAME_CHECKPOINT, artist_errors
+from .bridge.inputs import strength_input
+from .bridge.sampler_cache import kept
+from .bridge.socket_types import CATEGORY, Tailoring
 
 NAME = "Tailored Sampler"
 
@@ -101,7 +101,7 @@ class MagicTailorSampler(io.ComfyNode):
         cls, model, clip, tailoring, latent_image, prompt, negative_prompt, seed, steps, cfg, sampler_name, scheduler,
         denoise, strength, positive=None, negative=None,
     ):  # fmt: skip
-        with artist_errors(NAME):
+        with artist_errors(NAME, SAME_CHECKPOINT):
             tailored = kept(model, clip, tailoring, strength)
         written = tailored.conditioning(
             prompt if positive is None else None, negative_prompt if negative is None else None

@@ -6,8 +6,8 @@ from copy import copy
 from comfy.sd import CLIP
 from torch import Tensor
 
-from ..magictailor.tailoring import Tailoring
-from ..magictailor.tokens import split_at_tokens
+from ...magictailor.tailoring import Tailoring
+from ...magictailor.tokens import split_at_tokens
 
 
 class TailoredTokenizer:
@@ -50,9 +50,9 @@ def tailored_clip(clip: CLIP, tailoring: Tailoring) -> CLIP:
     """A copy of a CLIP that knows the tokens; the given one stays as it is."""
     clip = clip.clone()
     clip.tokenizer = copy(clip.tokenizer)
-    for description in tailoring.family.text_encoders:
-        encoder_tokenizer = copy(getattr(clip.tokenizer, description.key))
-        rows = {token.name: token.rows[description.key] for token in tailoring.tokens}
+    for key in tailoring.tokens[0].rows:
+        encoder_tokenizer = copy(getattr(clip.tokenizer, key))
+        rows = {token.name: token.rows[key] for token in tailoring.tokens}
         encoder_tokenizer.tokenizer = TailoredTokenizer(encoder_tokenizer.tokenizer, rows)
-        setattr(clip.tokenizer, description.key, encoder_tokenizer)
+        setattr(clip.tokenizer, key, encoder_tokenizer)
     return clip

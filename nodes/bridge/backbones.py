@@ -1,14 +1,15 @@
 """What training and applying take from the host's MODEL, CLIP and VAE."""
 
+from __future__ import annotations
+
 from comfy import lora, model_sampling
 from comfy.model_patcher import ModelPatcher, get_key_weight
 from comfy.sd import CLIP, VAE
 from torch import Tensor, float32
 
-from ..magictailor.backbones import CheckpointWeights, family_of, require_encoders
-from ..magictailor.backbones.stable_diffusion import Family
-from ..magictailor.backbones.stable_diffusion.schedule import NoiseSchedule, PredictionType
-from ..magictailor.errors import InputError
+from ...magictailor.backbones import CheckpointWeights, Family, recognise
+from ...magictailor.backbones.stable_diffusion.schedule import NoiseSchedule
+from ...magictailor.errors import InputError
 
 UNET_PREFIX = "diffusion_model."
 TRANSFORMER = ".transformer."
@@ -28,11 +29,11 @@ def checkpoint_weights(model: ModelPatcher, clip: CLIP, vae: VAE) -> CheckpointW
         if found:
             encoders.setdefault(name, {})[rest] = weight
     return CheckpointWeights(
-        unet={key.removeprefix(UNET_PREFIX): w for key, w in baked(model, UNET_PREFIX).items()},
+        network={key.removeprefix(UNET_PREFIX): w for key, w in baked(model, UNET_PREFIX).items()},
         text_encoders=encoders,
         autoencoder=baked(vae.patcher),
         schedule=schedule_of(model),
-        tokenizer=tokenizer_of(clip),
+        tokenizers={"clip": tokenizer_of(clip)},
         text_layer=clip.layer_idx,
     )
 
@@ -96,7 +97,7 @@ def tokenizer_of(clip: CLIP):
         tokenizer = getattr(clip.tokenizer, attribute, None)
         if tokenizer is not None:
             return tokenizer.tokenizer
-    raise InputError("clip", "has no CLIP tokenizer; connect MODEL and CLIP of the same Stable Diffusion checkpoint")
+    raise InputError("clip", "has no CLIP tokenizer")
 
 
 def family_of_model(model: ModelPatcher) -> Family:
@@ -106,13 +107,15 @@ def family_of_model(model: ModelPatcher) -> Family:
         InputError: it is not a supported one; says what the host takes it for.
     """
     try:
-        return family_of(model.model.diffusion_model.state_dict(), prediction_of(model))
+        return recognise(model.model.diffusion_model.state_dict(), prediction_of(model))
     except InputError as error:
         name = type(model.model.model_config).__name__
-        raise InputError(error.field, f"{error.message} (ComfyUI loaded this one as {name})") from error
+        raise InputError(
+            error.field, f"{error.message} (ComfyUI loaded this one as {name}); connect one of those"
+        ) from error
 
 
-def prediction_of(model: ModelPatcher) -> PredictionType:
+def prediction_of(model: ModelPatcher) -> str:
     """What the U-Net predicts, whichever way it is sampled: few-step samplings such as LCM keep the noise."""
     velocity = isinstance(model.get_model_object("model_sampling"), model_sampling.V_PREDICTION)
     return "v_prediction" if velocity else "epsilon"
@@ -125,4 +128,4 @@ def require_clip(family: Family, clip: CLIP) -> None:
         InputError: names the encoders found and needed.
     """
     encoders = clip.cond_stage_model.named_children()
-    require_encoders(family, {name for name, encoder in encoders if hasattr(encoder, "transformer")})
+    family.require_encoders({name for name, encoder in encoders if hasattr(encoder, "transformer")})
