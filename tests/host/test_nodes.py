@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import importlib
 import pathlib
 import types
 import weakref
@@ -118,6 +119,18 @@ def test_the_sampler_equals_the_stock_graph_on_the_saved_files(host, nodes, load
     scale = stock.abs().max()
     assert (stock - without_lora).abs().max() > 1e-2 * scale
     assert (stock - untailored).abs().max() > 1e-2 * scale
+
+
+def test_what_is_left_open_is_what_suits_the_family(host, nodes, loaded_checkpoint, trained):
+    usual = trained.tailoring.family.sampler
+    assert usual == (50, 7.5, "ddim", "ddim_uniform")
+    left_open = {"cfg": 0.0, "sampler_name": "auto", "scheduler": "auto"}
+    ours = tailored_latents(host, nodes, loaded_checkpoint, trained.tailoring, "<v0>", **left_open)[0]["samples"]
+    given = tailored_latents(host, nodes, loaded_checkpoint, trained.tailoring, "<v0>")[0]["samples"]
+    assert torch.equal(ours, given)
+    chosen = importlib.import_module(f"{nodes.__name__}.sampler").chosen
+    assert chosen(usual, 0, 0.0, "auto", "auto") == usual
+    assert chosen(usual, 7, 3.0, "euler", "normal") == (7, 3.0, "euler", "normal")
 
 
 def test_what_the_sampler_gives_on_serves_a_second_pass(host, nodes, loaded_checkpoint, trained):
