@@ -27,12 +27,14 @@ def needed_packages(node: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a broken package may raise anything
-        raise RuntimeError(f"{node} {_complaint(error)}") from error
+        cause = _first_cause(error)
+        package = _culprit(cause)
+        if package is None:
+            raise
+        raise RuntimeError(f"{node} {_complaint(package, cause)}") from error
 
 
-def _complaint(error: Exception) -> str:
-    cause = _first_cause(error)
-    package = _culprit(cause)
+def _complaint(package: str, cause: BaseException) -> str:
     name = PACKAGES.get(package, package)
     restart = "with the Python that runs ComfyUI, then start ComfyUI again"
     if isinstance(cause, ModuleNotFoundError) and cause.name == package:
@@ -46,15 +48,15 @@ def _complaint(error: Exception) -> str:
 
 def _first_cause(error: BaseException) -> BaseException:
     """What was raised first: packages that import lazily raise an error of their own over it."""
-    while (before := error.__cause__ or error.__context__) is not None:
+    while (before := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = before
     return error
 
 
-def _culprit(error: BaseException) -> str:
-    """Top-level name of the package that could not be imported, else of the innermost one that was running."""
-    if isinstance(error, ImportError) and error.name:
+def _culprit(error: BaseException) -> str | None:
+    """Top-level name of the package that could not be imported, else of the innermost one that was running, if any."""
+    if isinstance(error, ImportError) and error.name and not error.name.startswith(_THIS_PACK):
         return error.name.partition(".")[0]
     running = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     outside = [name.partition(".")[0] for name in running if not name.startswith(_THIS_PACK)]
-    return [name for name in outside if name not in sys.stdlib_module_names][-1]
+    return next((name for name in reversed(outside) if name not in sys.stdlib_module_names), None)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import urllib.parse
 import urllib.request
 
@@ -24,6 +25,20 @@ def inputs(groups):
 def test_the_server_has_the_nodes_of_the_list(described, nodes):
     assert list(described) == [node.GET_SCHEMA().node_id for node in nodes.NODES]
     assert all(name.startswith("MagicTailor") for name in described)
+
+
+def test_each_file_of_nodes_is_one_node(nodes):
+    files = sorted(path.stem for path in (ROOT / "nodes").glob("*.py") if path.stem != "__init__")
+    assert sorted(node.__module__.removeprefix(f"{nodes.__name__}.") for node in nodes.NODES) == files
+
+
+def test_one_file_touches_the_hosts_device_memory_progress_and_interrupt():
+    touching = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "nodes").rglob("*.py")
+        if re.search("model_management|ProgressBar|PromptServer", path.read_text(encoding="utf-8"))
+    }
+    assert touching == {"nodes/bridge/host.py"}
 
 
 def test_ids_that_were_ever_shipped_are_still_there(described):
