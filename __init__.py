@@ -2,7 +2,8 @@
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from .nodes import NODES, register_model_folders
+from .nodes import NODES
+from .nodes.bridge.model_folders import register_model_folders
 
 WEB_DIRECTORY = "./web"
 

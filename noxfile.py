@@ -31,9 +31,11 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Check the style and run all tests; arguments go to pytest."""
+    """Check style and types and run all tests; arguments go to pytest."""
     set_up(session)
     session.run(PYTHON, "-m", "ruff", "check", ".")
+    session.run(PYTHON, "-m", "ruff", "format", "--check", ".")
+    session.run(PYTHON, "-m", "mypy")
     # not `python -m pytest`, which puts the pack's root on sys.path
     session.run(str(PROGRAMS / "pytest"), *(session.posargs or ["tests"]))
 

@@ -42,15 +42,15 @@ class Host:
 
     def references(self) -> list[Any]:
         """Three pictures of a concept and three of a component, for MagicTailor Train."""
-        reference = self.pack.magictailor.references.Reference
+        reference = self.pack.magictailor.Reference
         return [reference(r.class_word, r.images, r.masks) for r in references(SHAPES["small"])]
 
     def train(self, **settings: Any) -> Any:
         """What MagicTailor Train gives for the references."""
         concept, component = self.references()
         with torch.inference_mode():
-            node = self.pack.nodes.MagicTailorTrain
-            return node.execute(self.model, self.clip, self.vae, concept, {"component0": component}, **settings).args
+            node = self.pack.nodes.MagicTailorTrainV2
+            return node.execute(self.model, self.clip, self.vae, concept, {"component 1": component}, **settings).args
 
 
 @contextmanager

@@ -10,6 +10,7 @@ which cost what drawing costs, are off unless --preview-every asks for them.
 from __future__ import annotations
 
 import argparse
+import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def measured(host: Host, options: argparse.Namespace) -> Overhead:
     from comfy.model_management import load_models_gpu
 
     load_models_gpu([host.model, host.clip.patcher])
-    training = host.pack.magictailor.trainer.Training
+    training = importlib.import_module(f"{host.pack.__name__}.magictailor.training").Training
     clock = StepClock(training.step)
     training.step = lambda *arguments: clock(*arguments)
     release(host.device)

@@ -9,7 +9,7 @@ class InputError(ValueError):
         message: what is wrong, and what to do about it.
     """
 
-    def __init__(self, field: str, message: str):
+    def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message

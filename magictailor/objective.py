@@ -68,7 +68,7 @@ class Objective:
         config: gives the weights of the parts, and whether pictures are taken one at a time.
     """
 
-    def __init__(self, model: Backbone, pictures: TrainingPictures, count: int, config: TailorConfig):
+    def __init__(self, model: Backbone, pictures: TrainingPictures, count: int, config: TailorConfig) -> None:
         self.model, self.pictures, self.count, self.config = model, pictures, count, config
 
     def losses(
@@ -147,7 +147,7 @@ class Objective:
 
     def _predicted(self, batch: _Batch, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """The network's prediction, and L_attn of each picture."""
-        prediction, maps = self.model.predict(
+        prediction = self.model.predict(
             batch.noisy,
             batch.timesteps,
             prompts,
@@ -155,7 +155,9 @@ class Objective:
             owners=batch.owners,
             watch=self.model.token_columns()[batch.owners],
         )
-        return prediction, attention_loss(maps, shrink(batch.masks, maps.shape[-2:])[:, 0])
+        maps = prediction.maps
+        assert maps is not None
+        return prediction.answer, attention_loss(maps, shrink(batch.masks, maps.shape[-2:])[:, 0])
 
     @torch.no_grad()
     def _diffusion(self, batch: _Batch, prompts: Prompts) -> Tensor:

@@ -128,7 +128,7 @@ def training_pictures(references: Sequence[Reference], resolution: int) -> Train
     )
 
 
-def picture_sizes(size: tuple[int, int], crop: Crop, resolution: int) -> tuple[list[float], list[float]]:
+def picture_sizes(size: Sequence[int], crop: Crop, resolution: int) -> tuple[list[float], list[float]]:
     """What some families are told of a picture and of its mirror image (Podell et al. 2023, section 2.2).
 
     Args:
@@ -144,9 +144,10 @@ def picture_sizes(size: tuple[int, int], crop: Crop, resolution: int) -> tuple[l
     top, left, right = (
         float(max(round(scale * margin), 0)) for margin in (crop.top, crop.left, width - crop.left - crop.side)
     )
-    return tuple(
+    plain, mirrored = (
         [float(height), float(width), top, side, float(resolution), float(resolution)] for side in (left, right)
     )
+    return plain, mirrored
 
 
 def shown_sizes(pictures: TrainingPictures, draws: StepDraws) -> Tensor:
@@ -184,11 +185,11 @@ def _jitter(image: Tensor, brightness: float, contrast: float, saturation: float
     return TF.adjust_saturation(image, saturation)
 
 
-def shrink(masks: Tensor, size: tuple[int, int]) -> Tensor:
+def shrink(masks: Tensor, size: Sequence[int]) -> Tensor:
     """A mask at the size of latents or of an attention map: the share of each cell that is to be learned.
 
     Args:
         masks: (B, 1, R, R) in [0, 1].
         size: (h, w).
     """
-    return F.interpolate(masks, size, mode="area")
+    return F.interpolate(masks, tuple(size), mode="area")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +92,7 @@ def _mask(mask: Tensor, image: Tensor, number: int) -> Tensor:
     return mask
 
 
-def fitted(mask: Tensor, size: tuple[int, int]) -> Tensor:
+def fitted(mask: Tensor, size: Sequence[int]) -> Tensor:
     """A mask (H, W) brought to its picture's size (h, w), if both have the same proportions within one percent.
 
     Raises:

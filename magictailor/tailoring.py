@@ -130,7 +130,7 @@ def require_family(tailoring: Tailoring, family: Family) -> None:
     if family != tailoring.family:
         raise InputError(
             "tailoring",
-            f"was trained on {tailoring.family.title}, but the checkpoint is {family.title}; they have to be the same",
+            f"was trained on {tailoring.family.title}, but the model is {family.title}; they have to be the same",
         )
 
 

@@ -69,7 +69,7 @@ class TrainingDiverged(RuntimeError):
         step: at which it happened.
     """
 
-    def __init__(self, step: int, cause: str):
+    def __init__(self, step: int, cause: str) -> None:
         super().__init__(f"training stopped at step {step}, where the numbers were no longer finite: {cause}")
         self.step = step
 
@@ -89,7 +89,7 @@ class Training:
         references: the concept first, then its components.
     """
 
-    def __init__(self, model: Backbone, references: Sequence[Reference], config: TailorConfig):
+    def __init__(self, model: Backbone, references: Sequence[Reference], config: TailorConfig) -> None:
         self.model = model
         self.config = config
         self.class_words = [reference.class_word for reference in references]
@@ -108,7 +108,7 @@ class Training:
             weight_decay=config.adam_weight_decay,
             fused=model.device.type in ("cpu", "cuda"),
         )
-        self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.precision == torch.float16)
+        self.scaler = torch.GradScaler(model.device.type, enabled=model.precision == torch.float16)
 
     def __iter__(self) -> Iterator[StepReport]:
         while self.steps_done < self.config.total_steps:
@@ -184,7 +184,7 @@ class Training:
         losses = self._losses(step, draws, lambda loss: self.scaler.scale(loss).backward())
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.lora.values(), self.config.max_grad_norm)
-        tokens = torch.stack([rows.grad.sum() for rows in self.tokens.values()]).sum()
+        tokens = torch.stack([rows.grad.sum() for rows in self.tokens.values() if rows.grad is not None]).sum()
         # everything a person may want to see comes from the device at once
         numbers = torch.stack(
             [

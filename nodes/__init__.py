@@ -2,25 +2,31 @@
 
 from .apply import MagicTailorApply
 from .attention_maps import MagicTailorAttentionMaps
-from .grounded_sam import MagicTailorGroundedSAM, MagicTailorGroundedSAMLoader, register_model_folders
+from .grounded_sam_masks import MagicTailorGroundedSAM
 from .load import MagicTailorLoad
+from .load_grounded_sam import MagicTailorGroundedSAMLoader
 from .load_pair import MagicTailorLoadPair
 from .reference import MagicTailorReference
 from .sampler import MagicTailorSampler
 from .save import MagicTailorSave
-from .train import MagicTailorTrain
+from .settings import MagicTailorSettings
+from .train import MagicTailorTrainV2
+from .train_all_in_one import MagicTailorTrain
 
+# what help pages, node texts, node pictures and tests go by
 NODES = [
     MagicTailorLoadPair,
     MagicTailorGroundedSAMLoader,
     MagicTailorGroundedSAM,
     MagicTailorReference,
-    MagicTailorTrain,
+    MagicTailorSettings,
+    MagicTailorTrainV2,
     MagicTailorSave,
     MagicTailorLoad,
     MagicTailorApply,
     MagicTailorSampler,
     MagicTailorAttentionMaps,
+    MagicTailorTrain,
 ]
 
-__all__ = ["NODES", "register_model_folders"]
+__all__ = ["NODES"]

@@ -1,14 +1,11 @@
 """Put a tailoring on a checkpoint."""
 
-from comfy.sd import load_lora_for_models
 from comfy_api.v0_0_2 import io
 
-from ..magictailor.tailoring import Tailoring as LibraryTailoring
-from ..magictailor.tailoring import require_family, require_rows
-from .checkpoint import family_of_model, require_clip, text_encoders_of
-from .errors import artist_errors
-from .tailored_clip import tailored_clip
-from .types import CATEGORY, Tailoring
+from .bridge.errors import SAME_CHECKPOINT, artist_errors
+from .bridge.inputs import strength_input
+from .bridge.socket_types import CATEGORY, Tailoring
+from .bridge.tailored_model import applied
 
 NAME = "Apply Tailoring"
 
@@ -36,32 +33,5 @@ class MagicTailorApply(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, tailoring, strength):
-        with artist_errors(NAME):
+        with artist_errors(NAME, SAME_CHECKPOINT):
             return io.NodeOutput(*applied(model, clip, tailoring, strength))
-
-
-def strength_input(advanced: bool = False) -> io.Float.Input:
-    """How strongly the LoRA of a tailoring is applied."""
-    return io.Float.Input(
-        "strength",
-        default=1.0,
-        min=-10.0,
-        max=10.0,
-        step=0.01,
-        advanced=advanced,
-        tooltip="How strongly the LoRA changes the model; 1 is as trained. The tokens are always used whole.",
-    )
-
-
-def applied(model, clip, tailoring: LibraryTailoring, strength: float):
-    """Copies of MODEL and CLIP with the tailoring on them.
-
-    Raises:
-        InputError: the MODEL or CLIP is of another family than the tailoring.
-    """
-    family = family_of_model(model)
-    require_family(tailoring, family)
-    require_clip(family, clip)
-    require_rows(tailoring, text_encoders_of(clip))
-    tailored_model, _ = load_lora_for_models(model, None, dict(tailoring.lora), strength, 0.0)
-    return tailored_model, tailored_clip(clip, tailoring)

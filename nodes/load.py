@@ -8,8 +8,8 @@ from comfy_api.v0_0_2 import io
 from ..magictailor.errors import InputError
 from ..magictailor.formats.released_program import LORA_FILE, TABLE_FILE, is_released
 from ..magictailor.formats.tailoring_file import load_tailoring
-from .errors import artist_errors
-from .types import CATEGORY, Tailoring
+from .bridge.errors import artist_errors
+from .bridge.socket_types import CATEGORY, Tailoring
 
 NAME = "Load Tailoring"
 NOTHING_SAVED = "save a tailoring, then press R"

@@ -8,14 +8,15 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..magictailor.errors import InputError
 from ..magictailor.formats.pair_folder import PairPart, load_pair, pair_folders
-from .convert import image_from_library
-from .errors import artist_errors
-from .types import CATEGORY, Reference
+from .bridge.convert import image_from_library
+from .bridge.errors import artist_errors, described
+from .bridge.socket_types import CATEGORY, Reference
 
 NAME = "Load MagicTailor Pair"
 # not "examples": the host would serve that folder in place of workflows/ as the templates
 EXAMPLES = Path(__file__).parents[1] / "example_pairs"
 EXAMPLE_PREFIX = "example: "
+MASKS_REMEDY = {"folder": "or make them with GroundedSAM Masks and put them together in MagicTailor Reference"}
 
 
 class MagicTailorLoadPair(io.ComfyNode):
@@ -46,7 +47,8 @@ class MagicTailorLoadPair(io.ComfyNode):
                     min=1,
                     max=8,
                     advanced=True,
-                    tooltip="Which component to load, for folders with several (tower_a+roof_a+door_a).",
+                    tooltip="Which component to load, for folders with several (tower_a+roof_a+door_a). Connect it to "
+                    "Train's component of the same number: component 1 becomes <v1>, component 2 becomes <v2>.",
                 ),
             ],
             outputs=[
@@ -130,7 +132,7 @@ def _reference(part: PairPart):
     try:
         return part.reference()
     except InputError as error:
-        return ExecutionBlocker(f"{NAME}, {error}")
+        return ExecutionBlocker(described(NAME, error, MASKS_REMEDY))
 
 
 def _pictures(part: PairPart):

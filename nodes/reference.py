@@ -7,12 +7,13 @@ from ..magictailor.masks.overlay import overlay
 from ..magictailor.pictures import prepare
 from ..magictailor.reference import Reference as LibraryReference
 from ..magictailor.reference import fitted
-from .convert import image_from_library, images_to_library, masks_to_library
-from .errors import artist_errors
-from .types import CATEGORY, Reference
+from .bridge.convert import image_from_library, images_to_library, masks_to_library
+from .bridge.errors import artist_errors
+from .bridge.socket_types import CATEGORY, Reference
 
 NAME = "MagicTailor Reference"
 OVERLAY_SIDE = 512
+UNPAINTED = {"masks": "Load Image gives an empty mask of 64x64 for a picture on which nothing is painted"}
 
 
 class MagicTailorReference(io.ComfyNode):
@@ -54,7 +55,8 @@ class MagicTailorReference(io.ComfyNode):
             pictures = images_to_library(images)
             painted = masks_to_library(masks)
             if len(painted) == len(pictures):
-                painted = [fitted(m, p.shape[1:]) for m, p in zip(painted, pictures, strict=True)]
+                with artist_errors(NAME, UNPAINTED):
+                    painted = [fitted(m, p.shape[1:]) for m, p in zip(painted, pictures, strict=True)]
             reference = LibraryReference(class_word[0], tuple(pictures), tuple(painted))
             cropped, small_masks = prepare(reference, OVERLAY_SIDE)
             shown = torch.stack([overlay(i, m[0]) for i, m in zip(cropped, small_masks, strict=True)])

@@ -5,12 +5,15 @@ from comfy_api.v0_0_2 import io
 
 from nodes import common_ksampler
 
-from .apply import strength_input
-from .errors import artist_errors
-from .kept import kept
-from .types import CATEGORY, Tailoring
+from ..magictailor.backbones.protocol import SamplerDefaults
+from .bridge import host
+from .bridge.errors import SAME_CHECKPOINT, artist_errors
+from .bridge.inputs import strength_input
+from .bridge.sampler_cache import kept
+from .bridge.socket_types import CATEGORY, Tailoring
 
 NAME = "Tailored Sampler"
+AUTO = "auto"
 
 
 class MagicTailorSampler(io.ComfyNode):
@@ -50,27 +53,37 @@ class MagicTailorSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the noise.",
                 ),
-                io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Sampling steps; the paper takes 50."),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="Sampling steps. 0 takes what suits the kind of model: 50 for Stable Diffusion 1.x, 2.x "
+                    "and SDXL, as in the paper. The node shows what it took.",
+                ),
                 io.Float.Input(
                     "cfg",
-                    default=7.5,
+                    default=0.0,
                     min=0.0,
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How closely to follow the prompt; the paper takes 7.5.",
+                    tooltip="How closely to follow the prompt. 0 takes what suits the kind of model: 7.5 for Stable "
+                    "Diffusion 1.x, 2.x and SDXL, as in the paper.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="ddim",
-                    tooltip="The sampler; the paper takes ddim.",
+                    options=[AUTO, *comfy.samplers.KSampler.SAMPLERS],
+                    default=AUTO,
+                    tooltip="The sampler. auto takes what suits the kind of model: ddim for Stable Diffusion 1.x, 2.x "
+                    "and SDXL, as in the paper.",
                 ),
                 io.Combo.Input(
                     "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="ddim_uniform",
-                    tooltip="How the noise levels are spaced; ddim_uniform goes with ddim.",
+                    options=[AUTO, *comfy.samplers.KSampler.SCHEDULERS],
+                    default=AUTO,
+                    tooltip="How the noise levels are spaced. auto takes what suits the kind of model: ddim_uniform "
+                    "for Stable Diffusion 1.x, 2.x and SDXL.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -101,7 +114,7 @@ class MagicTailorSampler(io.ComfyNode):
         cls, model, clip, tailoring, latent_image, prompt, negative_prompt, seed, steps, cfg, sampler_name, scheduler,
         denoise, strength, positive=None, negative=None,
     ):  # fmt: skip
-        with artist_errors(NAME):
+        with artist_errors(NAME, SAME_CHECKPOINT):
             tailored = kept(model, clip, tailoring, strength)
         written = tailored.conditioning(
             prompt if positive is None else None, negative_prompt if negative is None else None
@@ -109,7 +122,17 @@ class MagicTailorSampler(io.ComfyNode):
         positive, negative = (
             text if given is None else given for text, given in zip(written, (positive, negative), strict=True)
         )
-        (latent,) = common_ksampler(
-            tailored.model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
-        )
+        sampling = chosen(tailoring.family.sampler, steps, cfg, sampler_name, scheduler)
+        host.show_text(f"{sampling.steps} steps, cfg {sampling.cfg:g}, {sampling.sampler_name}, {sampling.scheduler}")
+        (latent,) = common_ksampler(tailored.model, seed, *sampling, positive, negative, latent_image, denoise=denoise)
         return io.NodeOutput(latent, tailored.model, positive, negative)
+
+
+def chosen(usual: SamplerDefaults, steps: int, cfg: float, sampler_name: str, scheduler: str) -> SamplerDefaults:
+    """What the widgets say; where one leaves it open, what is usual for the kind of model."""
+    return SamplerDefaults(
+        steps or usual.steps,
+        cfg or usual.cfg,
+        usual.sampler_name if sampler_name == AUTO else sampler_name,
+        usual.scheduler if scheduler == AUTO else scheduler,
+    )

@@ -6,9 +6,9 @@ import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ..magictailor.formats.tailoring_file import embedding_name, save_with_embeddings
-from .convert import image_to_library
-from .errors import artist_errors
-from .types import CATEGORY, Tailoring
+from .bridge.convert import image_to_library
+from .bridge.errors import artist_errors
+from .bridge.socket_types import CATEGORY, Tailoring
 
 NAME = "Save Tailoring"
 
@@ -56,7 +56,7 @@ class MagicTailorSave(io.ComfyNode):
     def execute(cls, tailoring, name, thumbnail=None):
         shown = None if thumbnail is None else image_to_library(thumbnail[:1])[0]
         loras, embeddings = (Path(folder_paths.get_folder_paths(kind)[0]) for kind in ("loras", "embeddings"))
-        with artist_errors(NAME):
+        with artist_errors(NAME, {"thumbnail": "connect another one or none"}):
             saved = save_with_embeddings(tailoring, name, loras, embeddings, shown)
         lora_name = f"{saved.name}.safetensors"
         names = [embedding_name(saved.name, token) for token in tailoring.tokens]

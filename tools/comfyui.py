@@ -196,6 +196,16 @@ class ComfyServer:
         """The description of all node types, or of one."""
         return json.loads(self._get("/object_info" + (f"/{node}" if node else ""), timeout=300))
 
+    def pack_nodes(self) -> dict[str, dict]:
+        """The description of every node of this pack, in the pack's own order."""
+        module = f"custom_nodes.{PACK_FOLDER}"
+        return {node: info for node, info in self.object_info().items() if info["python_module"] == module}
+
+    def default_inputs(self, node: str) -> dict:
+        """What the frontend would send for the required widgets of a new node."""
+        described = self.object_info(node)[node]["input"]["required"]
+        return {name: options[1]["default"] for name, options in described.items() if "default" in options[1]}
+
     def queue(self, graph: dict) -> str:
         """Queue an API graph and return its prompt id. Raises PromptError when the host's validation refuses it."""
         try:

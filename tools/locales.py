@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from .comfyui import PACK_ROOT, import_host, load_pack, locate_comfyui
 
@@ -42,16 +43,22 @@ def _inputs(groups: Mapping[str, dict]) -> Iterator[tuple[str, dict[str, str]]]:
         for name, (kind, *options) in groups.get(group, {}).items():
             described = options[0]
             yield name, {"name": name, "tooltip": described["tooltip"]}
+            # the frontend looks an input inside another up by its full name "outer.inner", with "_" in place of "."
             if kind == "COMFY_AUTOGROW_V3":
-                yield from _grown_inputs(name, described["template"])
+                inner = _grown_inputs(described["template"])
+            elif kind == "COMFY_DYNAMICCOMBO_V3":
+                inner = chain.from_iterable(_inputs(option["inputs"]) for option in described["options"])
+            else:
+                continue
+            for inner_name, texts in inner:
+                yield f"{name}_{inner_name}", texts
 
 
-def _grown_inputs(group: str, template: Mapping) -> Iterator[tuple[str, dict[str, str]]]:
-    # the frontend looks a slot up by its full name "group.prefix0", with "_" in place of "."
+def _grown_inputs(template: Mapping) -> Iterator[tuple[str, dict[str, str]]]:
     ((_, (_, described)),) = [*template["input"].get("required", {}).items()]
-    for number in range(template["max"]):
-        name = f"{template['prefix']}{number}"
-        yield f"{group}_{name}", {"name": name, "tooltip": described["tooltip"]}
+    names = template.get("names") or [f"{template['prefix']}{number}" for number in range(template.get("max", 0))]
+    for name in names:
+        yield name, {"name": name, "tooltip": described["tooltip"]}
 
 
 def flat(texts: Mapping, path: str = "") -> dict[str, str]:

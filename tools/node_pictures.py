@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import pathlib
 import tempfile
+from collections.abc import Iterable
 
 from PIL import Image
 
@@ -39,7 +40,6 @@ PLACE_NODE = """([type, sharpness]) => {
     return [40 * sharpness + view.left, (60 - title) * sharpness + view.top, node.size[0] * sharpness,
         (node.size[1] + title) * sharpness];
 }"""
-NODE_IDS = "() => Object.keys(window.LiteGraph.registered_node_types).filter(id => id.startsWith('MagicTailor'))"
 
 
 def picture_of(frontend: Frontend, node_id: str) -> Image.Image:
@@ -54,9 +54,9 @@ def picture_of(frontend: Frontend, node_id: str) -> Image.Image:
     return Image.open(io.BytesIO(frontend.on_page(shot))).convert("RGB")
 
 
-def write_pictures(frontend: Frontend, folder: pathlib.Path) -> None:
-    """A picture of every node of this pack."""
-    for node_id in frontend.evaluate(NODE_IDS):
+def write_pictures(frontend: Frontend, node_ids: Iterable[str], folder: pathlib.Path) -> None:
+    """A picture of each of these nodes."""
+    for node_id in node_ids:
         path = folder / f"{node_id}.webp"
         picture_of(frontend, node_id).save(path, quality=80, method=6)
         print(path)
@@ -73,7 +73,7 @@ def main() -> None:
             ComfyServer(locate_comfyui(), base) as server,
             Frontend(server.url, VIEW, {"Comfy.NodeBadge.NodeSourceBadgeMode": "None"}) as frontend,
         ):
-            write_pictures(frontend, DOCS)
+            write_pictures(frontend, server.pack_nodes(), DOCS)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def tailor_two_components() -> Canvas:
         "The folder `input/tower_a+roof_a+door_a` holds pictures named `0_...` (the concept), `1_...` (the first "
         "component) and `2_...` (the second), and `masks/<same name>.png` for each, white where to learn. The "
         "concept's masks leave the places of both components out.\n\n"
-        "Both nodes below read the same folder; **component_number** says which component.\n\n"
+        "Both nodes below read the same folder; **component_number** says which component, and *MagicTailor Train* "
+        "has an input of the same number for it.\n\n"
         "No masks yet? Make them as in *tailor_concept_and_component* or *tailor_with_painted_masks*: a component is "
         "one more *MagicTailor Reference* on *MagicTailor Train*, which grows an input for each, up to eight.",
         width=400,
@@ -107,7 +108,7 @@ def tailor_two_components() -> Canvas:
     _train_and_draw(
         canvas,
         ("first.concept", "first.component", "second.component"),
-        "The components become `<v1>` and `<v2>`, in the order of the inputs.",
+        "**component 1** becomes `<v1>`, **component 2** becomes `<v2>`.",
         prompt="<v0> with <v1> and <v2>",
         name="my_tailoring_of_three",
     )
@@ -585,7 +586,7 @@ def _train_and_draw(
     """The last two groups of a canvas that trains: references are the concept's socket, then the components'."""
     canvas.group("Train and save", GREEN)
     canvas.note("training", "Train", text, width=400)
-    canvas.node("train", "MagicTailorTrain", 400)
+    canvas.node("train", "MagicTailorTrainV2", 400)
     canvas.node("save", "MagicTailorSave", 400, name=name)
     canvas.node("loss", "LossGraphNode", 400, 220)
     canvas.column()
@@ -595,8 +596,8 @@ def _train_and_draw(
         canvas.link(f"checkpoint.{socket}", f"train.{socket.lower()}")
     concept, *components = references
     canvas.link(concept, "train.concept")
-    for number, component in enumerate(components):
-        canvas.link(component, f"train.components.component{number}")
+    for number, component in enumerate(components, 1):
+        canvas.link(component, f"train.components.component {number}")
     canvas.link("train.tailoring", "save.tailoring")
     canvas.link("train.loss_map", "loss.loss")
 

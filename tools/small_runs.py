@@ -11,7 +11,7 @@ def small_overrides(steps: tuple[int, int], resolution: int, sampler_steps: int,
     Args:
         steps: of warm-up and DS-Bal.
         resolution: of training, in pixels.
-        sampler_steps: of every sampler, the samples on the Train node included.
+        sampler_steps: of every sampler. Training draws no samples.
         size: width and height of a drawn picture, in pixels.
     """
     return {
@@ -20,11 +20,11 @@ def small_overrides(steps: tuple[int, int], resolution: int, sampler_steps: int,
             "grounding_dino": "groundingdino_swint_ogc.pth",
             "sam": "sam_vit_b_01ec64.pth",
         },
-        "MagicTailorTrain": {
+        "MagicTailorTrainV2": {
             "phase1_train_steps": steps[0],
             "phase2_train_steps": steps[1],
             "resolution": resolution,
-            "preview_steps": sampler_steps,
+            "preview_every": 0,
         },
         "MagicTailorSampler": {"steps": sampler_steps},
         "KSampler": {"steps": sampler_steps},

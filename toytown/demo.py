@@ -26,7 +26,7 @@ from .backgrounds import BACKGROUNDS
 from .captions import article
 from .model import RESOLUTION
 from .pairs import ASKED, SHOWN, Pair, masked_pictures, write_folder
-from .settings import GUIDANCE, SAMPLER_STEPS, SETTINGS
+from .settings import GUIDANCE, SAMPLER_STEPS
 from .sheet import Row, outlined, sheet
 
 WORKFLOW = PACK_ROOT / "workflows" / "tailor_concept_and_component.json"
@@ -92,9 +92,10 @@ def in_toy_town(graph: dict, pair: Pair) -> dict:
     graph = copy.deepcopy(graph)
     for loader in nodes_of(graph, "CheckpointLoaderSimple"):
         graph[loader] = {"class_type": "ToyTownLoader", "inputs": {}}
-    for train in nodes_of(graph, "MagicTailorTrain"):
+    for train in nodes_of(graph, "MagicTailorTrainV2"):
         inputs = graph[train]["inputs"]
-        inputs.update(SETTINGS)
+        graph[f"{train}_settings"] = {"class_type": "MagicTailorSettings", "inputs": {"preset": "toy town"}}
+        inputs["settings"] = [f"{train}_settings", 0]
         for folder in nodes_of(graph, "MagicTailorLoadPair"):
             graph[folder]["inputs"]["folder"] = pair.name
             (component,) = (name for name in inputs if name.startswith("components."))
@@ -138,7 +139,7 @@ def wanted_pictures(pair: Pair) -> list[Request]:
 
 def add_requests(graph: dict, requests: list[Request]) -> list[str]:
     """Add the nodes that draw and save; returns the file name prefix of each request."""
-    (loader,), (train,) = nodes_of(graph, "ToyTownLoader"), nodes_of(graph, "MagicTailorTrain")
+    (loader,), (train,) = nodes_of(graph, "ToyTownLoader"), nodes_of(graph, "MagicTailorTrainV2")
 
     def add(name: str, class_type: str, **inputs) -> list:
         graph[name] = {"class_type": class_type, "inputs": inputs}

@@ -5,7 +5,7 @@ A new family is a subclass of `protocol.Family`, or an instance of one that is h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,17 @@ from ..errors import InputError
 from .protocol import Backbone, Checkpoint, CheckpointFile, CheckpointWeights, Family
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from ..config import TailorConfig
 
 __all__ = [
     "Backbone",
     "Checkpoint",
     "CheckpointWeights",
     "Family",
+    "build",
     "family_named",
     "open_checkpoint",
     "recognise",
@@ -74,6 +78,18 @@ def recognise(network: Mapping[str, Tensor], prediction_type: str) -> Family:
     reasons = (kind.refusal(network) for kind in _kinds())
     reason = next(filter(None, reasons), "is no network of a kind known here")
     raise InputError("model", f"{reason}; {supported()}")
+
+
+def build(
+    weights: CheckpointWeights, class_words: Sequence[str], config: TailorConfig, device: torch.device
+) -> Backbone:
+    """The trainable copy of a checkpoint, see `Family.build`.
+
+    Raises:
+        InputError: it is of no family here, or its parts do not belong together; names "model", "clip" or "vae".
+    """
+    family = recognise(weights.network, weights.schedule.prediction_type)
+    return family.build(weights, class_words, config, device)
 
 
 def open_checkpoint(path: Path, tokenizer: Path | None = None, prediction_type: str | None = None) -> Checkpoint:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,7 +27,7 @@ def token_column(query: Tensor, key: Tensor, columns: Tensor, scale: float) -> T
     return column.exp().mean(1)
 
 
-def coarse_size(size: tuple[int, int], positions: int) -> tuple[int, int]:
+def coarse_size(size: Sequence[int], positions: int) -> tuple[int, int]:
     """Height and width of an attention map with so many positions, over latents of a size (h, w)."""
     height, width = size
     while height * width > positions:
@@ -52,7 +52,7 @@ class AttentionCapture:
         self._columns = columns
         self._collected = []
 
-    def mean_map(self, size: tuple[int, int]) -> Tensor:
+    def mean_map(self, size: Sequence[int]) -> Tensor:
         """The average over layers and heads since `start`, summed over P; (B, h', w').
 
         Args:

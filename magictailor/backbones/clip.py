@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import init_empty_weights
@@ -21,7 +22,7 @@ from .protocol import Tokenizer
 PROMPT_LENGTH = 77
 CLIP_VOCABULARY = "openai/clip-vit-large-patch14"
 
-TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
+TextEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
 
 def first_sub_token(tokenizer: Tokenizer, word: str) -> int:
@@ -120,7 +121,7 @@ def clip_tokenizer(folder: Path | None) -> Tokenizer:
     return tokenizer
 
 
-def hidden_layer(encoder: TextEncoder, states: Sequence[Tensor], layer: int, normalised: bool) -> Tensor:
+def hidden_layer(encoder: nn.Module, states: Sequence[Tensor], layer: int, normalised: bool) -> Tensor:
     """One hidden layer of a CLIP text encoder for B prompts, (B, 77, width).
 
     Args:
@@ -131,6 +132,7 @@ def hidden_layer(encoder: TextEncoder, states: Sequence[Tensor], layer: int, nor
     return body(encoder).final_layer_norm(states[layer]) if normalised else states[layer]
 
 
-def body(encoder: TextEncoder) -> nn.Module:
+def body(encoder: nn.Module) -> Any:
+    """The encoder without its projection."""
     # transformers 4 wraps the encoder once more than transformers 5; both wrap the one with a projection
     return getattr(encoder, "text_model", encoder)

@@ -280,7 +280,7 @@ class Backbone(Protocol):
         ...
 
     def reference_prompts(self) -> Prompts:
-        """ "A photo of <vN>" for every reference, with gradients into the tokens."""
+        """The prompt "A photo of <vN>" of every reference, with gradients into the tokens."""
         ...
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:

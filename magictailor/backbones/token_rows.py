@@ -15,7 +15,7 @@ class ExtendedEmbedding(nn.Module):
         rows: (N, width) first values of ids V..V+N-1; trained, float32.
     """
 
-    def __init__(self, table: Tensor, rows: Tensor):
+    def __init__(self, table: Tensor, rows: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(table, requires_grad=False)
         self.rows = nn.Parameter(rows.clone().float())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from ..errors import InputError
 from ..reference import Reference
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_PART = re.compile(r"(?P<word>.+?)(?:_(?P<id>[^_]*))?")
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class PairPart:
                 f"there is no mask for {', '.join(self.without_mask)}; masks are white on black, of the same names, in "
                 "its subfolder masks",
             )
-        return Reference(self.class_word, self.images, self.masks)
+        return Reference(self.class_word, self.images, tuple(mask for mask in self.masks if mask is not None))
 
 
 def pair_folders(root: Path) -> Iterator[str]:
@@ -84,7 +82,8 @@ def _words(name: str) -> list[str]:
     parts = [part.strip() for part in name.split("+")]
     if len(parts) < 2 or not all(parts):
         return []
-    return [_PART.fullmatch(part)["word"].replace("_", " ").strip() for part in parts]
+    # only what follows the last underline tells two of a kind apart
+    return [(part.rpartition("_")[0] or part).replace("_", " ").strip() for part in parts]
 
 
 def _part(folder: Path, number: int, word: str) -> PairPart:

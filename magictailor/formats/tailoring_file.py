@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import count
 from pathlib import Path
 
 import torch
@@ -93,7 +92,9 @@ def save_with_embeddings(
         InputError: the name or the thumbnail cannot be used.
     """
     wanted = checked_name(wanted)
-    for number in count(1):
+    number = 0
+    while True:
+        number += 1
         name = wanted if number == 1 else f"{wanted}_{number}"
         path = loras / f"{name}.safetensors"
         written: list[Path] = []
@@ -146,7 +147,9 @@ def metadata_of(tailoring: Tailoring, name: str) -> dict[str, str]:
         "modelspec.description": f"MagicTailor: {tailoring.words}",
         "modelspec.tags": ", ".join(["magictailor", *filter(None, (token.class_word for token in tailoring.tokens))]),
     }
-    return metadata if config is None else metadata | _training_record(tailoring.steps_done, config, resolution)
+    if config is None or tailoring.steps_done is None:
+        return metadata
+    return metadata | _training_record(tailoring.steps_done, config, resolution)
 
 
 def _training_record(steps_done: int, config: TailorConfig, resolution: int) -> dict[str, str]:

@@ -61,8 +61,9 @@ def read_weights(path: str | Path, field: str) -> dict[str, torch.Tensor]:
             f"{path.name} cannot be read as model weights; it may be damaged or half downloaded; download it again",
         ) from error
     for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+        inner = content.get(key) if isinstance(content, dict) else None
+        if isinstance(inner, dict):
+            content = inner
     if not isinstance(content, dict):
         raise InputError(field, f"{path.name} holds no model weights")
     weights = {

@@ -67,7 +67,7 @@ def split_classes(text: str, field: str) -> tuple[str, ...]:
     parts = (" ".join(part.lower().split()) for part in re.split(r"[,.;?\n]", text))
     classes = tuple(dict.fromkeys(part for part in parts if re.search(r"\w", part)))
     if text.strip() and not classes:
-        raise InputError(field, f'"{text.strip()}" holds no word. Write what to look for, such as "house, door".')
+        raise InputError(field, f'"{text.strip()}" holds no word; write what to look for, such as "house, door"')
     return classes
 
 
@@ -112,5 +112,5 @@ def union(masks: torch.Tensor) -> torch.Tensor:
 
 
 def exclude(mask: torch.Tensor, component: torch.Tensor) -> torch.Tensor:
-    """mask AND NOT component. Both (H, W) in {0, 1} -> (H, W) float {0, 1}."""
+    """Mask AND NOT component. Both (H, W) in {0, 1} -> (H, W) float {0, 1}."""
     return (mask.bool() & ~component.bool()).float()

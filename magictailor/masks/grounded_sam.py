@@ -54,14 +54,14 @@ def load_sam(path: str | Path, field: str = "sam") -> nn.Module:
         raise InputError(
             field,
             f"{name} looks like {kind}, not like the original Segment Anything. "
-            "Choose sam_vit_h_4b8939.pth, sam_vit_l_0b3195.pth or sam_vit_b_01ec64.pth.",
+            "choose sam_vit_h_4b8939.pth, sam_vit_l_0b3195.pth or sam_vit_b_01ec64.pth",
         )
     model = sam_model_registry[_SAM_TYPES[position.shape[-1]]]()
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(
-            field, f"{name} does not hold all of Segment Anything's weights; it may be half a download. Get it again."
+            field, f"{name} does not hold all of Segment Anything's weights; it may be half a download, get it again"
         ) from error
     return model.eval().requires_grad_(False)
 
@@ -84,7 +84,7 @@ def load_grounded_sam(dino_path: str | Path, sam_path: str | Path, bert_path: st
 class GroundedSAM:
     """Finds things by their names and masks them. Stays on the CPU until moved with `to`."""
 
-    def __init__(self, detector: nn.Module, segmenter: nn.Module):
+    def __init__(self, detector: nn.Module, segmenter: nn.Module) -> None:
         self.detector = detector
         self.segmenter = segmenter
 
@@ -124,9 +124,9 @@ class GroundedSAM:
         """
         classes, unwanted = split_classes(find, "find"), split_classes(exclude, "exclude")
         if not classes:
-            raise InputError("find", 'Nothing to look for. Write a word, such as "house".')
+            raise InputError("find", 'there is nothing to look for; write a word, such as "house"')
         if when_nothing_found not in WHEN_NOTHING_FOUND:
-            raise InputError("when_nothing_found", "Choose " + " or ".join(WHEN_NOTHING_FOUND) + ".")
+            raise InputError("when_nothing_found", "has to be " + " or ".join(WHEN_NOTHING_FOUND))
         for number, image in enumerate(images, start=1):
             _check_image(image, number)
         thresholds = _Thresholds(box_threshold, text_threshold, nms_threshold)
@@ -183,20 +183,20 @@ class _Thresholds:
     text: float
     nms: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not 0.0 <= value <= 1.0:
-                raise InputError(f"{name}_threshold", f"{value} is out of range. Choose a number from 0 to 1.")
+                raise InputError(f"{name}_threshold", f"has to be from 0 to 1, not {value}")
 
 
 def _check_image(image: torch.Tensor, number: int) -> None:
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise InputError(
             "images",
-            f"Image {number} has shape {tuple(image.shape)}; three colour channels and a height and width are needed.",
+            f"picture {number} has shape {tuple(image.shape)}; three colour channels and a height and width are needed",
         )
     if not torch.isfinite(image).all():
-        raise InputError("images", f"Image {number} has pixels that are not numbers (NaN). Load or make it again.")
+        raise InputError("images", f"picture {number} holds NaN or infinite values; load or make it again")
 
 
 def _nothing_found(
@@ -208,20 +208,20 @@ def _nothing_found(
     if not len(result.found):
         return InputError(
             "find",
-            f"Nothing was found on image {number} for {looked_for}. The best score was {result.found.best_score:.2f}, "
+            f"nothing was found on image {number} for {looked_for}. The best score was {result.found.best_score:.2f}, "
             f"box_threshold is {thresholds.box:.2f} and text_threshold {thresholds.text:.2f}. "
-            f"Lower them below that score, try another word, {otherwise}.",
+            f"lower them below that score, try another word, {otherwise}",
         )
     if len(result.excluded):
         removed = " or ".join(f'"{name}"' for name in unwanted)
         return InputError(
             "exclude",
-            f"On image {number} nothing is left of {looked_for} once {removed} is excluded (best score "
-            f"{result.found.best_score:.2f}, excluded {result.excluded.best_score:.2f}). Try other words, raise "
-            f"box_threshold so that less is excluded, {otherwise}.",
+            f"on image {number} nothing is left of {looked_for} once {removed} is excluded (best score "
+            f"{result.found.best_score:.2f}, excluded {result.excluded.best_score:.2f}); try other words, raise "
+            f"box_threshold so that less is excluded, {otherwise}",
         )
     return InputError(
         "find",
-        f"On image {number} a box was found for {looked_for} (score {result.found.best_score:.2f}), but nothing "
-        f"inside it could be outlined. Try another word, {otherwise}.",
+        f"on image {number} a box was found for {looked_for} (score {result.found.best_score:.2f}), but nothing "
+        f"inside it could be outlined; try another word, {otherwise}",
     )

@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import nn
 from torch.nn import functional
 from torchvision.ops import box_convert
@@ -42,7 +42,7 @@ class TextEncoder(nn.Module):
     4-D mask, is the one way that transformers 4 and 5 treat alike.
     """
 
-    def __init__(self, bert_model: BertModel):
+    def __init__(self, bert_model: BertModel) -> None:
         super().__init__()
         self.config = bert_model.config
         self.embeddings = bert_model.embeddings
@@ -82,14 +82,14 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         else:
             raise InputError(
                 "bert-base-uncased",
-                f"The detector's vocabulary is missing: put vocab.txt or tokenizer.json of bert-base-uncased into "
-                f"{folder}. Nothing else of BERT is needed.",
+                f"the detector's vocabulary is missing; put vocab.txt or tokenizer.json of bert-base-uncased into "
+                f"{folder}, nothing else of BERT is needed",
             )
     except InputError:
         raise
     except Exception as error:  # the tokenizers package raises bare Exception for a file it cannot parse
         raise InputError(
-            "bert-base-uncased", f"The vocabulary in {folder} cannot be read. Download vocab.txt again."
+            "bert-base-uncased", f"the vocabulary in {folder} cannot be read; download vocab.txt again"
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -117,8 +117,8 @@ def load_grounding_dino(path: str | Path, bert_folder: str | Path, field: str = 
     if len(tokenizer) != rows:
         raise InputError(
             "bert-base-uncased",
-            f"The vocabulary in {bert_folder} has {len(tokenizer)} words, the detector expects {rows}. "
-            "Use the one of bert-base-uncased.",
+            f"the vocabulary in {bert_folder} has {len(tokenizer)} words, the detector expects {rows}; "
+            "use the one of bert-base-uncased",
         )
     with _package_warnings_ignored(), _own_text_encoder(tokenizer) as package:
         model = package.build_groundingdino(settings)
@@ -126,9 +126,7 @@ def load_grounding_dino(path: str | Path, bert_folder: str | Path, field: str = 
     return model.eval().requires_grad_(False)
 
 
-def detect(
-    model: nn.Module, image: torch.Tensor, classes: tuple[str, ...], text_threshold: float, field: str
-) -> Detections:
+def detect(model: Any, image: torch.Tensor, classes: tuple[str, ...], text_threshold: float, field: str) -> Detections:
     """Every box the detector proposes for the classes, each under the class whose words it matches best.
 
     A box's score is that of its best-matching word. Words scoring above `text_threshold` make up its phrase;
@@ -191,15 +189,15 @@ def _prepared(image: torch.Tensor) -> torch.Tensor:
     return (image - mean[:, None, None]) / std[:, None, None]
 
 
-def _token_lists(model: nn.Module, classes: tuple[str, ...], field: str) -> list[list[int]]:
+def _token_lists(model: Any, classes: tuple[str, ...], field: str) -> list[list[int]]:
     """Token ids of each class, in the order in which they stand in the caption."""
     words = [model.tokenizer(name, add_special_tokens=False)["input_ids"] for name in classes]
     unknown = model.tokenizer.unk_token_id
     for name, tokens in zip(classes, words, strict=True):
         if all(token == unknown for token in tokens):
-            raise InputError(field, f'The detector does not know any letter of "{name}". Use English words.')
+            raise InputError(field, f'the detector does not know any letter of "{name}"; use English words')
     if sum(len(tokens) + 1 for tokens in words) + 2 > model.max_text_len:
-        raise InputError(field, f"The text is too long for the detector: at most {model.max_text_len} word pieces.")
+        raise InputError(field, f"is too long for the detector, which reads {model.max_text_len} pieces at most")
     return words
 
 
@@ -208,15 +206,15 @@ def _settings_for(weights: dict[str, torch.Tensor], file_name: str, field: str) 
     if not weights.keys() >= {_FIRST_LAYER, _POSITION_TABLE, _WORDS, "transformer.level_embed"}:
         raise InputError(
             field,
-            f"{file_name} looks like {kind_of(weights)}, not like Grounding DINO. "
-            "Choose groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth.",
+            f"{file_name} looks like {kind_of(weights)}, not like Grounding DINO; "
+            "choose groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth",
         )
     shape = (len(weights[_FIRST_LAYER]), len(weights[_POSITION_TABLE]))
     if shape not in _CONFIGS:
         raise InputError(
             field,
-            f"{file_name} is a Grounding DINO of a size this node does not know. "
-            "Choose groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth.",
+            f"{file_name} is a Grounding DINO of a size that is not known here; "
+            "choose groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth",
         )
     config = vars(_package(f"config.{_CONFIGS[shape]}"))
     settings = {name: value for name, value in config.items() if not name.startswith("__")}
@@ -224,20 +222,20 @@ def _settings_for(weights: dict[str, torch.Tensor], file_name: str, field: str) 
     return SimpleNamespace(**settings | {"use_checkpoint": False, "use_transformer_ckpt": False})
 
 
-def _package(module: str) -> ModuleType:
+def _package(module: str) -> Any:
     """A module of groundingdino-py, imported when first needed: it is slow to import and brings OpenCV."""
     try:
         return importlib.import_module(f"groundingdino.{module}")
     except ImportError as error:
         raise InputError(
             "grounding_dino",
-            f"The package groundingdino-py cannot be loaded ({error}). Install this pack's requirements.txt into "
-            "ComfyUI's Python; on a server without a screen also install opencv-python-headless.",
+            f"the package groundingdino-py cannot be imported ({error}); install requirements.txt, and on a server "
+            "without a screen opencv-python-headless too",
         ) from error
 
 
 @contextmanager
-def _own_text_encoder(tokenizer: PreTrainedTokenizerFast) -> Iterator:
+def _own_text_encoder(tokenizer: PreTrainedTokenizerFast) -> Iterator[Any]:
     """The package's model file, with our tokenizer, an unfilled BERT and our TextEncoder for as long as it lasts."""
     package = _package("models.GroundingDINO.groundingdino")
     original = package.get_tokenlizer, package.BertModelWarper
@@ -272,8 +270,8 @@ def _fill(model: nn.Module, weights: dict[str, torch.Tensor], file_name: str, fi
     if missing:
         raise InputError(
             field,
-            f"{file_name} lacks {len(missing)} weights of Grounding DINO, the first {missing[0]}. "
-            "It may be half a download; get it again.",
+            f"{file_name} lacks {len(missing)} weights of Grounding DINO, the first {missing[0]}; "
+            "it may be half a download, get it again",
         )
     if unexpected:
         log.debug("%s: %d weights are not used by the detector: %s", file_name, len(unexpected), unexpected[:5])

@@ -70,7 +70,7 @@ def _draw_label(
     left: float,
     top: float,
     text: str,
-    font: ImageFont.FreeTypeFont,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     colour: str,
     padding: int,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
@@ -53,7 +54,7 @@ def draw_curves(figure: Figure | SubFigure, history: Sequence[StepReport], names
     _mark_second_phase((losses, degradation, rate), history)
 
 
-def _mark_second_phase(panels: Sequence, history: Sequence[StepReport]) -> None:
+def _mark_second_phase(panels: Sequence[Axes], history: Sequence[StepReport]) -> None:
     begin = next((report for report in history if report.phase != history[0].phase), None)
     if begin is None:
         return

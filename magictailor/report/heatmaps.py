@@ -52,6 +52,7 @@ def word_attention(
         sizes=whole_picture(model, noisy, len(columns)),
         watch=columns[:, None],
     ).maps
+    assert maps is not None
     return torch.stack([pieces.sum(0) for pieces in maps.split([len(place) for place in places])])
 
 

@@ -60,7 +60,7 @@ def live_picture(drawn: Tensor, caption: str, history: Sequence[StepReport], nam
     """
     # as wide as the place a node keeps for pictures
     figure = Figure(figsize=(8.4, 4.4), dpi=DOTS_PER_INCH, layout="constrained")
-    left, right = figure.subfigures(1, 2)
+    left, right = np.ravel(figure.subfigures(1, 2, squeeze=False))
     _show(left.subplots(), drawn, caption)
     draw_curves(right, history, names)
     return as_picture(figure)
@@ -169,8 +169,9 @@ def lines_of(rows: Sequence[Row]) -> list[list[Row]]:
 def _draw_line(band: SubFigure, line: Sequence[Row]) -> None:
     counts = [len(row.pictures) for row in line]
     left_over = WIDTH - sum(counts)
-    places = band.subfigures(1, len(line) + bool(left_over), width_ratios=counts + [left_over] * bool(left_over))
-    for place, row in zip(np.atleast_1d(places), line, strict=False):
+    widths = counts + [left_over] * bool(left_over)
+    places = np.ravel(band.subfigures(1, len(widths), width_ratios=widths, squeeze=False))
+    for place, row in zip(places, line, strict=False):
         title = "\n".join(wrap(row.title, LETTERS * len(row.pictures)))
         place.suptitle(title, x=0.02, horizontalalignment="left", fontsize="medium", fontweight="bold")
         panels = place.subplots(1, len(row.pictures), squeeze=False)[0]

@@ -1,5 +1,7 @@
 """A real ComfyUI: as a server process, in this process, and with its frontend in a browser."""
 
+import importlib
+import pkgutil
 import shutil
 import types
 
@@ -42,7 +44,14 @@ def server(comfy_root, base_dir):
 @pytest.fixture(scope="session")
 def host(comfy_root, base_dir):
     """The host and this pack imported into this process: .nodes (the host's stock nodes), .pack (this pack)."""
-    return types.SimpleNamespace(nodes=comfyui.import_host(comfy_root, base_dir), pack=comfyui.load_pack())
+    host = types.SimpleNamespace(nodes=comfyui.import_host(comfy_root, base_dir), pack=comfyui.load_pack())
+    host.pack.register_model_folders()
+    # the pack itself imports most of its library when a node runs
+    library = host.pack.magictailor
+    for module in pkgutil.walk_packages(library.__path__, f"{library.__name__}."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
+    return host
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +68,18 @@ def nodes(host):
 
 @pytest.fixture(scope="session")
 def library(host):
-    """This pack's library, in this process."""
-    return host.pack.magictailor
+    """This pack's library, in this process, with all its modules."""
+    package = host.pack.magictailor
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
+    return package
+
+
+@pytest.fixture(scope="session")
+def described(server):
+    """The server's description of every node of this pack, by id, in the pack's order."""
+    return server.pack_nodes()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import tomlkit
 from tools.comfyui import BASE_FOLDERS, PACK_ROOT, ComfyServer
 
 LEFT_OUT = ("tests/", "tools/", "benchmarks/", "toytown/", ".ci/", "noxfile.py")
+SHOWN = {"toytown/sheet.png", "benchmarks/results/tailoring/plot.png"}
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 
@@ -87,9 +90,21 @@ def test_only_what_the_nodes_need_is_packed(archive):
     with zipfile.ZipFile(archive) as packed:
         names = packed.namelist()
         size = sum(item.compress_size for item in packed.infolist())
-    assert [name for name in names if name.startswith(LEFT_OUT) or name.endswith(WEIGHTS)] == []
+    strange = {name for name in names if name.startswith(LEFT_OUT) or name.endswith(WEIGHTS)}
+    assert strange == SHOWN
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "CHANGELOG.md"} <= set(names)
     assert size < 3 * 2**20
+
+
+def test_no_page_of_the_archive_links_to_what_it_does_not_hold(archive):
+    with zipfile.ZipFile(archive) as packed:
+        names = set(packed.namelist())
+        pages = {name: packed.read(name).decode() for name in names if name.endswith(".md")}
+    links = [
+        (page, os.path.normpath(f"{page}/../{link}")) for page, text in pages.items() for link in LINK.findall(text)
+    ]
+    assert len(links) > 30
+    assert [(page, link) for page, link in links if link not in names] == []
 
 
 def test_the_version_is_the_changelogs_newest(project):

@@ -1,5 +1,6 @@
 """Heat maps of the host's own U-Net: the library's attention, for tokens and words, on pictures of any shape."""
 
+import importlib
 import types
 
 import pytest
@@ -18,12 +19,11 @@ def trained(nodes, library, loaded_checkpoint, taesd, rendered_pair):
         phase1_train_steps=2, phase2_train_steps=0, phase1_learning_rate=1e-2, resolution=64, lora_rank=4
     )
     references = [
-        library.references.Reference(part.class_word, part.images[:1], part.masks[:1])
-        for part in library.pairs.load_pair(rendered_pair)
+        library.Reference(part.class_word, part.images[:1], part.masks[:1]) for part in library.load_pair(rendered_pair)
     ]
-    weights = nodes.train.checkpoint_weights(*loaded_checkpoint[:2], taesd)
-    model = library.model.build_model(weights, ["house", "roof"], config, torch.device("cpu"))
-    result = library.trainer.train(model, references, config)
+    weights = nodes.bridge.backbones.checkpoint_weights(*loaded_checkpoint[:2], taesd)
+    model = library.backbones.build(weights, ["house", "roof"], config, torch.device("cpu"))
+    result = library.train(model, references, config)
     return types.SimpleNamespace(model=model, tailoring=result.tailoring)
 
 
@@ -40,8 +40,8 @@ def heat_maps(nodes, loaded_checkpoint, taesd, trained):
 
 @pytest.fixture(scope="module")
 def picture(library, rendered_pair):
-    (concept, *_) = library.pairs.load_pair(rendered_pair)
-    image = library.references.prepare(concept.reference(), SIDE)[0][:1]
+    (concept, *_) = library.load_pair(rendered_pair)
+    image = library.pictures.prepare(concept.reference(), SIDE)[0][:1]
     return image.movedim(1, -1)
 
 
@@ -49,17 +49,19 @@ def test_the_maps_are_the_librarys(host, nodes, library, loaded_checkpoint, taes
     import comfy.sample
 
     words = ["<v0>", "<v1>", "sunlit beach"]
-    module = nodes.attention_maps
+    module = importlib.import_module(f"{nodes.__name__}.bridge.attention")
     with torch.inference_mode():
         model, clip = nodes.MagicTailorApply.execute(*loaded_checkpoint[:2], trained.tailoring, 1.0).args
         latents = taesd.encode(picture)
-        columns = [module._positions(clip, PROMPT, word) for word in words]
-        theirs = module._attention(model, clip, latents, PROMPT, columns, TIMESTEP / 999, 3)[0]
+        columns = [module.positions(clip, PROMPT, word) for word in words]
+        theirs = module.attention(model, clip, latents, PROMPT, columns, TIMESTEP / 999, 3)[0]
         scaled = loaded_checkpoint[0].model.process_latent_in(latents)
         noise = comfy.sample.prepare_noise(latents, 3)
     # weights of a prompt are the host's alone
     plain = PROMPT.replace("(", "").replace(":1.0)", "")
-    ours = library.heatmaps.word_attention(trained.model, scaled.clone(), noise.clone(), TIMESTEP, plain, words)
+    ours = library.report.heatmaps.word_attention(
+        trained.model, scaled.clone(), noise.clone(), TIMESTEP / 999, plain, words
+    )
     difference = ((ours - theirs).abs().amax((1, 2)) / ours.amax((1, 2))).max().item()
     print("attention of the host's U-Net against the library's, largest relative difference:", difference)
     assert theirs.shape == ours.shape == (3, 4, 4)

@@ -26,7 +26,9 @@ def reference(nodes):
 def train(nodes, model, clip, vae, reference, **settings):
     settings = {"phase1_train_steps": 1, "phase2_train_steps": 0, "resolution": 64, "lora_rank": 1} | settings
     with torch.inference_mode():
-        return nodes.MagicTailorTrain.execute(model, clip, vae, reference, {"component0": reference}, **settings).args
+        return nodes.MagicTailorTrainV2.execute(
+            model, clip, vae, reference, {"component 1": reference}, **settings
+        ).args
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ def train(nodes, model, clip, vae, reference, **settings):
         (torch.rand(1, 8, 8, 3), torch.ones(1, 8, 8), "tower", "images: picture 1 has 8x8 pixels"),
         (IMAGES, MASKS, "", "class_word: is empty"),
         (IMAGES * float("nan"), MASKS, "tower", "images: picture 1 holds NaN"),
-        (IMAGES, torch.zeros(2, 64, 64), "tower", "masks: a mask has 64x64 pixels and its picture 80x64"),
+        (IMAGES, torch.zeros(2, 64, 64), "tower", "masks: a mask has 64x64 pixels and its picture 80x64.*Load Image"),
     ],
 )
 def test_reference(nodes, images, masks, word, message):
@@ -93,6 +95,26 @@ def test_a_pair_without_masks_gives_pictures_and_blocks_only_its_references(node
         assert "GroundedSAM" in blocked.message
 
 
+def test_a_gap_between_the_components(nodes, loaded_checkpoint, reference):
+    with pytest.raises(ValueError, match="^MagicTailor Train, components: component 2 is not connected"):
+        nodes.MagicTailorTrainV2.execute(
+            *loaded_checkpoint[:3], reference, {"component 1": reference, "component 3": reference}
+        )
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        (None, "preset: has to be one of: paper"),
+        ({"preset": "paper", "alpha": -1.0}, "alpha: has to be from 0"),
+        ({"preset": "toy town", "phase1_train_steps": 0, "phase2_train_steps": 0}, "phase1_train_steps: both phases"),
+    ],
+)
+def test_presets(nodes, preset, message):
+    with pytest.raises(ValueError, match=f"^MagicTailor Settings, {message}"):
+        nodes.MagicTailorSettings.execute(preset)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -146,7 +168,7 @@ def test_a_diverging_training_says_where_and_keeps_what_it_learned(
         train(nodes, *loaded_checkpoint[:2], taesd, reference, **settings)
     (path,) = kept.iterdir()
     assert path.name in str(caught.value)
-    tailoring = library.files.load_tailoring(path)
+    tailoring = library.load_tailoring(path)
     assert not tailoring.finished and tailoring.steps_done >= 1
     path.unlink()
 

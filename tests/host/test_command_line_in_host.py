@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 
-from magictailor.config import defaults
 from magictailor.formats.tailoring_file import load_tailoring
 from tools.comfyui import PACK_ROOT
 
@@ -42,11 +41,11 @@ def trained_by_the_node(server, base_dir, checkpoint_name, pair):
             "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint_name}},
             "2": {"class_type": "MagicTailorLoadPair", "inputs": {"folder": pair.name, "component_number": 1}},
             "3": {
-                "class_type": "MagicTailorTrain",
-                "inputs": defaults()
+                "class_type": "MagicTailorTrainV2",
+                "inputs": server.default_inputs("MagicTailorTrainV2")
                 | SETTINGS
                 | {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "preview_every": 0}
-                | {"concept": ["2", 0], "components.component0": ["2", 1]},
+                | {"concept": ["2", 0], "components.component 1": ["2", 1]},
             },
             "4": {"class_type": "MagicTailorSave", "inputs": {"tailoring": ["3", 0], "name": NAME}},
         }

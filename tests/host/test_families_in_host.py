@@ -30,21 +30,21 @@ def checkpoint(name, load_family):
 @pytest.fixture(scope="module")
 def references(library, rendered_pair):
     """A concept with two components, one picture each."""
-    concept, component = library.pairs.load_pair(rendered_pair)
+    concept, component = library.load_pair(rendered_pair)
     first, second = (
-        library.references.Reference(word, component.images[n : n + 1], component.masks[n : n + 1])
+        library.Reference(word, component.images[n : n + 1], component.masks[n : n + 1])
         for n, word in enumerate(("roof", "chimney"))
     )
-    return [library.references.Reference("house", concept.images[:1], concept.masks[:1]), first, second]
+    return [library.Reference("house", concept.images[:1], concept.masks[:1]), first, second]
 
 
 def train(nodes, model, clip, vae, references, **settings):
     settings = {"phase1_train_steps": 1, "phase2_train_steps": 1, "resolution": SIDE, "lora_rank": 4} | settings
     settings = {"preview_every": 0} | settings
     concept, *components = references
-    components = {f"component{n}": component for n, component in enumerate(components)}
+    components = {f"component {n}": component for n, component in enumerate(components, 1)}
     with torch.inference_mode():
-        return nodes.MagicTailorTrain.execute(model, clip, vae, concept, components, **settings).args[0]
+        return nodes.MagicTailorTrainV2.execute(model, clip, vae, concept, components, **settings).args[0]
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +84,19 @@ def tailored_latents(host, nodes, checkpoint, tailoring, prompt):
 def test_what_the_stock_loader_gives_is_recognised_and_computes_the_same(name, load_family, library, nodes):
     model, clip, vae = load_family(name)
     assert type(model.model.model_config).__name__ == HOST_CLASSES[name]
-    family = nodes.checkpoint.family_of_model(model)
+    family = nodes.bridge.backbones.family_of_model(model)
     assert family.name == name and family.resolution == RESOLUTIONS[name]
-    assert nodes.checkpoint.schedule_of(model).prediction_type == PREDICTIONS[name]
+    assert nodes.bridge.backbones.schedule_of(model).prediction_type == PREDICTIONS[name]
     assert model.model.latent_format.scale_factor == family.latent_scale
 
-    weights = nodes.checkpoint.checkpoint_weights(model, clip, vae)
-    built = library.model.build_model(weights, ["tower"], library.config.TailorConfig(), torch.device("cpu"))
+    weights = nodes.bridge.backbones.checkpoint_weights(model, clip, vae)
+    built = library.backbones.build(weights, ["tower"], library.config.TailorConfig(), torch.device("cpu"))
     with torch.inference_mode():
         tokens = clip.tokenize("A photo of tower")
         hidden, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
     with torch.no_grad():
         # a token that is not trained yet reads as its class word
-        prompts = built.prompts()
+        prompts = built.reference_prompts()
     widths = list(ROW_WIDTHS[name].values())
     for key, ours, theirs in zip(
         ROW_WIDTHS[name], prompts.hidden.split(widths, -1), hidden.split(widths, -1), strict=True
@@ -123,18 +123,18 @@ def test_what_the_stock_loader_gives_is_recognised_and_computes_the_same(name, l
 
 def test_clip_skip_is_followed_in_every_text_encoder(host, name, checkpoint, library, nodes):
     model, clip, vae = checkpoint
-    family = nodes.checkpoint.family_of_model(model)
-    states = nodes.checkpoint.checkpoint_weights(model, clip, vae).text_encoders
+    family = nodes.bridge.backbones.family_of_model(model)
+    states = nodes.bridge.backbones.checkpoint_weights(model, clip, vae).text_encoders
     encoders = {
-        d.key: library.weights.build_text_encoder(states[d.key], d, torch.float32, torch.device("cpu"))
+        d.key: library.backbones.clip.build_text_encoder(states[d.key], d, torch.float32, torch.device("cpu"))
         for d in family.text_encoders
     }
-    tokenizer, outputs = nodes.checkpoint.tokenizer_of(clip), []
-    prompts = library.tokens.PromptEncoder(encoders, family, tokenizer, ["tower"])
+    tokenizer, outputs = nodes.bridge.backbones.tokenizer_of(clip), []
+    prompts = library.backbones.stable_diffusion.conditioning.PromptEncoder(encoders, family, tokenizer, ["tower"])
     # an encoder without the layer stays at its family's
     for layer in (-3, -20):
         (skipped,) = host.nodes.CLIPSetLastLayer().set_last_layer(clip, layer)
-        prompts.layer = nodes.checkpoint.checkpoint_weights(model, skipped, vae).text_layer
+        prompts.layer = nodes.bridge.backbones.checkpoint_weights(model, skipped, vae).text_layer
         with torch.inference_mode():
             outputs.append(skipped.encode_from_tokens(skipped.tokenize("A photo of tower")))
         with torch.no_grad():
@@ -145,15 +145,17 @@ def test_clip_skip_is_followed_in_every_text_encoder(host, name, checkpoint, lib
 def test_latents_equal_the_hosts(host, name, checkpoint, library, nodes, taesd):
     model, _, vae = checkpoint
     image = torch.rand(1, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))
-    scale = nodes.checkpoint.family_of_model(model).latent_scale
+    scale = nodes.bridge.backbones.family_of_model(model).latent_scale
     for title, autoencoder in (("own", vae), ("taesd", taesd)):
-        module = library.weights.build_autoencoder(
-            nodes.checkpoint.baked(autoencoder.patcher), torch.float32, torch.device("cpu")
+        module = library.backbones.autoencoder.build_autoencoder(
+            nodes.bridge.backbones.baked(autoencoder.patcher), torch.float32, torch.device("cpu")
         )
         with torch.inference_mode():
             theirs = model.model.process_latent_in(autoencoder.encode(image))
         # the host takes the posterior's middle
-        ours = library.latents.encode(module, image.movedim(-1, 1) * 2 - 1, torch.zeros(1, 4, 8, 8), scale)
+        ours = library.backbones.autoencoder.encode(
+            module, image.movedim(-1, 1) * 2 - 1, torch.zeros(1, 4, 8, 8), scale
+        )
         assert close(f"{name}, {title} autoencoder", ours, theirs)
 
 
@@ -162,7 +164,7 @@ def test_a_concept_and_two_components_are_learned(name, checkpoint, tailoring, n
     assert [token.class_word for token in tailoring.tokens] == ["house", "roof", "chimney"]
     assert tailoring.prompt == "<v0> with <v1> and <v2>"
     tables = dict(checkpoint[1].cond_stage_model.state_dict())
-    tokenizer = nodes.checkpoint.tokenizer_of(checkpoint[1])
+    tokenizer = nodes.bridge.backbones.tokenizer_of(checkpoint[1])
     for token in tailoring.tokens:
         assert {key: len(row) for key, row in token.rows.items()} == ROW_WIDTHS[name]
         for key, row in token.rows.items():
@@ -209,12 +211,12 @@ def test_diffusers_loads_the_lora_and_gives_the_same_output(name, checkpoint, li
     from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
     model, cpu = checkpoint[0], torch.device("cpu")
-    family = nodes.checkpoint.family_of_model(model)
+    family = nodes.bridge.backbones.family_of_model(model)
 
     def unet_of(patcher):
-        state = nodes.checkpoint.baked(patcher, nodes.checkpoint.UNET_PREFIX)
-        state = {key.removeprefix(nodes.checkpoint.UNET_PREFIX): weight for key, weight in state.items()}
-        return library.weights.build_unet(state, family, torch.float32, cpu)
+        state = nodes.bridge.backbones.baked(patcher, nodes.bridge.backbones.NETWORK_PREFIX)
+        state = {key.removeprefix(nodes.bridge.backbones.NETWORK_PREFIX): weight for key, weight in state.items()}
+        return library.backbones.stable_diffusion.unet.build_unet(state, family, torch.float32, cpu)
 
     parts = {"vae": None, "text_encoder": None, "tokenizer": None, "unet": unet_of(model), "scheduler": DDIMScheduler()}
     if name == "sdxl":
@@ -232,7 +234,9 @@ def test_diffusers_loads_the_lora_and_gives_the_same_output(name, checkpoint, li
         torch.randn(1, *shape, generator=generator) for shape in ((4, 8, 8), (77, family.cross_attention_width))
     )
     pooled = torch.randn(1, 1280, generator=generator) if family.vector_width else None
-    conditions = library.tokens.EncodedPrompts(hidden, pooled).conditions(torch.full((1, 6), 64.0))
+    conditions = library.backbones.stable_diffusion.conditioning.EncodedPrompts(hidden, pooled).conditions(
+        torch.full((1, 6), 64.0)
+    )
     with torch.no_grad():
         outputs = [
             unet(latents, 500, **conditions).sample for unet in (pipeline.unet, unet_of(patched), unet_of(model))
@@ -261,10 +265,10 @@ def test_loras_applied_upstream_are_baked_in(name, checkpoint, nodes):
         expected[key] = 0.25 * add(f"{text_stems[key]}_text_model_encoder_layers_0_self_attn_q_proj", width)
     with torch.inference_mode():
         patched_model, patched_clip = comfy.sd.load_lora_for_models(model, clip, lora, 0.5, 0.25)
-    plain = nodes.checkpoint.checkpoint_weights(model, clip, vae)
-    baked = nodes.checkpoint.checkpoint_weights(patched_model, patched_clip, vae)
+    plain = nodes.bridge.backbones.checkpoint_weights(model, clip, vae)
+    baked = nodes.bridge.backbones.checkpoint_weights(patched_model, patched_clip, vae)
     for key, before, after in (
-        ("unet", plain.unet, baked.unet),
+        ("unet", plain.network, baked.network),
         *((key, plain.text_encoders[key], baked.text_encoders[key]) for key in ROW_WIDTHS[name]),
     ):
         # all others are the host's own tensors still
@@ -280,12 +284,12 @@ def test_the_prediction_type_is_the_loaded_models(host, name, checkpoint, nodes,
         PREDICTIONS[name]
     ]
     changed = ModelSamplingDiscrete().patch(model, sampling, False)[0]
-    assert nodes.checkpoint.schedule_of(changed).prediction_type == prediction
+    assert nodes.bridge.backbones.schedule_of(changed).prediction_type == prediction
     other = {"sd2": "sd2_v", "sd2_v": "sd2"}.get(name, name)
-    assert nodes.checkpoint.family_of_model(changed).name == other
+    assert nodes.bridge.backbones.family_of_model(changed).name == other
     few_steps = ModelSamplingDiscrete().patch(model, "lcm", False)[0]
     with pytest.raises(ValueError, match="^model: its sampling"):
-        nodes.checkpoint.schedule_of(few_steps)
+        nodes.bridge.backbones.schedule_of(few_steps)
     if other == name:
         nodes.MagicTailorApply.execute(few_steps, clip, tailoring, 1.0)
     else:
@@ -298,7 +302,7 @@ def test_parts_of_another_family_are_refused(
 ):
     other = "sd2" if name == "sd1" else "sd1"
     (model, clip), (other_model, other_clip) = checkpoint[:2], load_family(other, TEXT_LAYERS)[:2]
-    title = library.families.FAMILIES[other].title.partition(" (")[0]
+    title = library.backbones.family_named(other).title.partition(" (")[0]
     with pytest.raises(ValueError, match=rf"^Apply Tailoring, tailoring: was trained on .* is {title}"):
         nodes.MagicTailorApply.execute(other_model, other_clip, tailoring, 1.0)
     keys, other_keys = (" and ".join(sorted(ROW_WIDTHS[family])) for family in (name, other))
@@ -355,8 +359,10 @@ def test_small_numbers_train_and_sample(host, nodes, base_dir, stored, taesd, re
     assert all(torch.isfinite(weight).all() for weight in tailoring.lora.values())
 
     # what was trained is the host's model, whichever way it is stored
-    weights = nodes.checkpoint.checkpoint_weights(model, clip, taesd)
-    unet = library.weights.build_unet(weights.unet, tailoring.family, torch.float32, torch.device("cpu"))
+    weights = nodes.bridge.backbones.checkpoint_weights(model, clip, taesd)
+    unet = library.backbones.stable_diffusion.unet.build_unet(
+        weights.network, tailoring.family, torch.float32, torch.device("cpu")
+    )
     generator = torch.Generator().manual_seed(0)
     latents, hidden = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 77, 768, generator=generator)
     with torch.no_grad():
@@ -368,7 +374,8 @@ def test_small_numbers_train_and_sample(host, nodes, base_dir, stored, taesd, re
         "input_blocks.3.1.transformer_blocks.0.attn1.to_q.weight",
     )
     up, down = (tailoring.lora[f"lora_unet_{stem}_attn1_to_q.lora_{part}.weight"] for part in ("up", "down"))
-    added = nodes.checkpoint.checkpoint_weights(patched, clip, taesd).unet[key].float() - weights.unet[key].float()
+    baked = nodes.bridge.backbones.checkpoint_weights(patched, clip, taesd)
+    added = baked.network[key].float() - weights.network[key].float()
     assert torch.allclose(added, up @ down, atol=1e-5)
     if dtype is not None:
         sampled = tailored_latents(host, nodes, (model, clip), tailoring, "<v0>")

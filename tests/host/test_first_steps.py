@@ -9,22 +9,9 @@ from playwright.sync_api import TimeoutError
 
 from tools.small_runs import override
 
-CHAIN = [
-    "Load MagicTailor Pair",
-    "Load GroundedSAM",
-    "GroundedSAM Masks",
-    "MagicTailor Reference",
-    "MagicTailor Train",
-    "Save Tailoring",
-    "Load Tailoring",
-    "Apply Tailoring",
-    "Tailored Sampler",
-    "MagicTailor Attention Maps",
-]
 TYPED = {
-    "magictailor": set(CHAIN),
-    "tailor": set(CHAIN),
     "train": {"MagicTailor Train"},
+    "optimizer": {"MagicTailor Settings"},
     "mask": {"GroundedSAM Masks"},
     "sam": {"Load GroundedSAM", "GroundedSAM Masks"},
     "lora": {"MagicTailor Train", "Save Tailoring", "Load Tailoring", "Apply Tailoring"},
@@ -80,12 +67,25 @@ def search(frontend):
     frontend.on_page(close)
 
 
-def test_the_words_someone_new_types_find_the_nodes(search):
-    found = search(lambda box: {word: box.names(word) for word in TYPED})
-    assert {word: sorted(expected - set(found[word])) for word, expected in TYPED.items()} == dict.fromkeys(TYPED, [])
+@pytest.fixture(scope="module")
+def chain(described):
+    """The names of the nodes in the order in which a graph uses them, without those that are kept for old graphs."""
+    return [info["display_name"] for info in described.values() if not info.get("deprecated")]
 
 
-def test_all_stand_in_one_category_in_the_order_of_use(search, frontend):
+def test_the_words_someone_new_types_find_the_nodes(search, chain):
+    typed = TYPED | {word: set(chain) for word in ("magictailor", "tailor")}
+    found = search(lambda box: {word: box.names(word) for word in typed})
+    assert {word: sorted(expected - set(found[word])) for word, expected in typed.items()} == dict.fromkeys(typed, [])
+
+
+def test_a_node_kept_for_old_graphs_is_not_offered(search, described):
+    old = {info["display_name"] for info in described.values() if info.get("deprecated")}
+    assert old
+    assert old.isdisjoint(search(lambda box: box.names("train")))
+
+
+def test_all_stand_in_one_category_in_the_order_of_use(search, frontend, chain, described):
     def of_category(box):
         box.page.locator("#node-search-category-sidebar button", has_text="MagicTailor").click()
         box.page.wait_for_function(
@@ -94,10 +94,10 @@ def test_all_stand_in_one_category_in_the_order_of_use(search, frontend):
         return box.page.evaluate(LISTED)
 
     # the node of the toy town, which only demo and tests have, may follow
-    assert search(of_category)[: len(CHAIN)] == CHAIN
+    assert search(of_category)[: len(chain)] == chain
     categories = """() => Object.values(window.LiteGraph.registered_node_types)
         .filter(type => type.comfyClass?.startsWith("MagicTailor")).map(type => type.category)"""
-    assert frontend.evaluate(categories) == ["MagicTailor"] * len(CHAIN)
+    assert frontend.evaluate(categories) == ["MagicTailor"] * len(described)
 
 
 # every input that has to be connected gets the nearest output of its type, on the left, that is still free
@@ -123,14 +123,14 @@ NEW_GRAPH = """async types => {
 LEFT_TO_RIGHT = [
     "CheckpointLoaderSimple",
     "MagicTailorLoadPair",
-    "MagicTailorTrain",
+    "MagicTailorTrainV2",
     "EmptyLatentImage",
     "MagicTailorSampler",
     "VAEDecode",
     "SaveImage",
 ]
 SMALL = {
-    "MagicTailorTrain": {
+    "MagicTailorTrainV2": {
         "phase1_train_steps": 1,
         "phase2_train_steps": 0,
         "resolution": 64,

@@ -18,13 +18,13 @@ def training_graph(checkpoint, warm_up, ds_bal):
         "2": {"class_type": "VAELoader", "inputs": {"vae_name": "taesd"}},
         "3": {"class_type": "MagicTailorLoadPair", "inputs": {"folder": PAIR, "component_number": 1}},
         "4": {
-            "class_type": "MagicTailorTrain",
+            "class_type": "MagicTailorTrainV2",
             "inputs": {
                 "model": ["1", 0],
                 "clip": ["1", 1],
                 "vae": ["2", 0],
                 "concept": ["3", 0],
-                "components.component0": ["3", 1],
+                "components.component 1": ["3", 1],
                 **settings,
             },
         },
@@ -37,25 +37,19 @@ def pair_in_input(base_dir, rendered_pair):
     shutil.copytree(rendered_pair, base_dir / "input" / PAIR, dirs_exist_ok=True)
 
 
-def defaults(server):
-    """Widget values the frontend would send."""
-    described = server.object_info("MagicTailorTrain")["MagicTailorTrain"]["input"]["required"]
-    return {name: options[1]["default"] for name, options in described.items() if "default" in options[1]}
-
-
 @pytest.mark.parametrize(("phase", "warm_up", "ds_bal", "stop_at"), [("warm-up", 100, 0, 2), ("DS-Bal", 1, 99, 3)])
 def test_interrupt_stops_within_a_step_and_the_next_run_works(
     server, pair_in_input, checkpoint_name, phase, warm_up, ds_bal, stop_at
 ):
     def graph(*steps):
         made = training_graph(checkpoint_name, *steps)
-        made["4"]["inputs"] = defaults(server) | made["4"]["inputs"]
+        made["4"]["inputs"] = server.default_inputs("MagicTailorTrainV2") | made["4"]["inputs"]
         return made
 
     seen, reached = [], threading.Event()
 
     def watch(node, step, total):
-        if node == "MagicTailorTrain" and total:
+        if node == "MagicTailorTrainV2" and total:
             seen.append(step)
             if step >= stop_at:
                 reached.set()
@@ -83,7 +77,7 @@ def test_nothing_of_the_training_stays_in_memory(nodes, library, loaded_checkpoi
         gc.collect()
         return sum(isinstance(thing, UNet2DConditionModel) for thing in gc.get_objects())
 
-    concept, component = (part.reference() for part in library.pairs.load_pair(rendered_pair))
+    concept, component = (part.reference() for part in library.load_pair(rendered_pair))
     before, at_step_2 = alive(), []
 
     def hook(value, total, preview, node_id=None, **others):
@@ -95,8 +89,8 @@ def test_nothing_of_the_training_stays_in_memory(nodes, library, loaded_checkpoi
     try:
         with torch.inference_mode():
             with pytest.raises(comfy.model_management.InterruptProcessingException):
-                nodes.MagicTailorTrain.execute(
-                    *loaded_checkpoint[:2], taesd, concept, {"component0": component},
+                nodes.MagicTailorTrainV2.execute(
+                    *loaded_checkpoint[:2], taesd, concept, {"component 1": component},
                     phase1_train_steps=1, phase2_train_steps=5, resolution=64, lora_rank=4,
                 )  # fmt: skip
     finally:

@@ -22,26 +22,25 @@ def training(nodes, library, loaded_checkpoint, taesd, pair_folder):
     )
     # one picture of each is enough to see it, and a CPU can carry it
     references = [
-        library.references.Reference(part.class_word, part.images[:1], part.masks[:1])
-        for part in library.pairs.load_pair(pair_folder)
+        library.Reference(part.class_word, part.images[:1], part.masks[:1]) for part in library.load_pair(pair_folder)
     ]
-    weights = nodes.train.checkpoint_weights(*loaded_checkpoint[:2], taesd)
+    weights = nodes.bridge.backbones.checkpoint_weights(*loaded_checkpoint[:2], taesd)
     words = [reference.class_word for reference in references]
-    model = library.model.build_model(weights, words, config, torch.device("cpu"))
-    return library.trainer.Training(model, references, config)
+    model = library.backbones.build(weights, words, config, torch.device("cpu"))
+    return library.Training(model, references, config)
 
 
 def measured(library, training, draws):
     """Mean masked diffusion loss, and the share of the tokens' attention that lies inside their masks."""
     maps, model = [], training.model
     mean_map = model.capture.mean_map
-    model.capture.mean_map = lambda: maps.append(mean_map()) or maps[-1]
+    model.capture.mean_map = lambda size: maps.append(mean_map(size)) or maps[-1]
     with torch.no_grad():
         losses = [training.losses(1, d).diffusion.mean().item() for d in draws]
     model.capture.mean_map = mean_map
     shares = []
     for attention in maps:
-        masks = library.references.shrink(training.pictures.masks, attention.shape[-2:])[:, 0]
+        masks = library.pictures.shrink(training.pictures.masks, attention.shape[-2:])[:, 0]
         shares.append(((attention * masks).sum((1, 2)) / attention.sum((1, 2))).mean().item())
     return sum(losses) / len(losses), sum(shares) / len(shares)
 

@@ -27,10 +27,10 @@ def pair(nodes, base_dir, rendered_pair):
 def train(nodes, loaded_checkpoint, taesd, pair):
     def run(vae=taesd, **settings):
         settings = {"phase1_train_steps": 2, "phase2_train_steps": 1, "resolution": SIDE, "lora_rank": 4} | settings
-        settings = {"preview_steps": 2} | settings
+        settings = {"settings": {"preview_steps": 2}} | settings
         with torch.inference_mode():
-            return nodes.MagicTailorTrain.execute(
-                *loaded_checkpoint[:2], vae, pair[0], {"component0": pair[1]}, **settings
+            return nodes.MagicTailorTrainV2.execute(
+                *loaded_checkpoint[:2], vae, pair[0], {"component 1": pair[1]}, **settings
             ).args
 
     return run
@@ -113,7 +113,7 @@ def test_an_unusable_preview_prompt_is_refused_before_training(train, shown, pro
     assert shown == []
 
 
-QUEUE_TRAINING = """async ([checkpoint, settings]) => {
+QUEUE_TRAINING = """async ([checkpoint, widgets, settings]) => {
     const app = window.app;
     app.graph.clear();
     const add = (type, widgets = {}) => {
@@ -125,12 +125,13 @@ QUEUE_TRAINING = """async ([checkpoint, settings]) => {
     const named = (sockets, name) => sockets.findIndex(s => s.name === name || s.label === name);
     const link = (from, output, to, input) => from.connect(named(from.outputs, output), to, named(to.inputs, input));
     const loader = add("CheckpointLoaderSimple", {ckpt_name: checkpoint}), vae = add("VAELoader", {vae_name: "taesd"});
-    const pair = add("MagicTailorLoadPair"), train = add("MagicTailorTrain", settings), shown = add("PreviewImage");
+    const pair = add("MagicTailorLoadPair"), train = add("MagicTailorTrainV2", widgets), shown = add("PreviewImage");
     link(loader, "MODEL", train, "model");
     link(loader, "CLIP", train, "clip");
     link(vae, "VAE", train, "vae");
     link(pair, "concept", train, "concept");
-    link(pair, "component", train, "components.component0");
+    link(pair, "component", train, "components.component 1");
+    link(add("MagicTailorSettings", settings), "settings", train, "settings");
     link(train, "report", shown, "images");
     // what is not in view is not drawn, and what is not drawn shows no picture
     app.canvas.ds.reset();
@@ -145,9 +146,10 @@ ON_THE_NODE = """() => ({
 
 
 def test_the_frontend_shows_time_left_sample_and_report_on_the_node(frontend, server, pair):
-    settings = {"phase1_train_steps": 3, "phase2_train_steps": 0, "resolution": SIDE, "lora_rank": 4}
-    settings |= {"preview_every": 1, "preview_steps": 1}
-    frontend.evaluate(QUEUE_TRAINING, [SD1_CHECKPOINT, settings])
+    widgets = {"phase1_train_steps": 7, "phase2_train_steps": 0, "lora_rank": 4, "preview_every": 1}
+    settings = {"preset": "toy town", "preset.phase1_train_steps": 3, "preset.phase2_train_steps": 0}
+    settings |= {"preset.resolution": SIDE, "preset.lora_rank": 4, "preset.preview_steps": 1}
+    frontend.evaluate(QUEUE_TRAINING, [SD1_CHECKPOINT, widgets, settings])
 
     def wait_until(condition):
         awaited = f"() => (({ON_THE_NODE})()).{condition}"
@@ -160,7 +162,10 @@ def test_the_frontend_shows_time_left_sample_and_report_on_the_node(frontend, se
 
     during = wait_until("pictures.length")
     assert re.match(r"warm-up, step [12] of 3, (\d+ min )?\d+ s left\nloss 0\.\d+", during["text"])
-    wait_until("text.startsWith('3 steps in ')")
+    finished = wait_until("text.startsWith('3 steps in ')")
+    # what is not done as the node shows it is said
+    assert "MagicTailor Settings: phase1_train_steps 3, " in finished["text"]
+    assert "lora_rank" not in finished["text"]
     # the report takes the last live picture's place a moment later
     live_size = ",".join(map(str, during["pictures"][0]))
     after = wait_until(f"pictures.filter(size => size.join() !== '{live_size}').length")

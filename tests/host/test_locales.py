@@ -17,11 +17,6 @@ CHINESE = re.compile("[\u4e00-\u9fff]")
 FIXED = re.compile(r"<v\d>|\w+\.(?:pth|txt|png|safetensors)|\d+(?:\.\d+)?(?:e-\d+)?")
 
 
-@pytest.fixture(scope="module")
-def described(server):
-    return {name: info for name, info in server.object_info().items() if name.startswith("MagicTailor")}
-
-
 def test_english_is_what_the_schemas_say(described):
     assert read(SOURCE) == node_texts(described), "run: python -m tools.locales"
 
@@ -60,19 +55,19 @@ def test_the_server_serves_them(server):
         assert served[language]["nodeDefs"] == read(language)
 
 
-SHOWN = """async () => {
+SHOWN = """async types => {
     const shown = {}, app = window.app;
-    for (const type of Object.keys(window.LiteGraph.registered_node_types).filter(t => t.startsWith("MagicTailor"))) {
+    for (const type of types) {
         const node = window.LiteGraph.createNode(type);
         shown[type] = {
             title: node.title,
             inputs: Object.fromEntries(node.inputs.map(i => [i.name.replaceAll(".", "_"), i.localized_name])),
-            widgets: Object.fromEntries((node.widgets || []).map(w => [w.name, w.label])),
+            widgets: Object.fromEntries((node.widgets || []).map(w => [w.name.replaceAll(".", "_"), w.label])),
             outputs: node.outputs.map(o => o.localized_name),
         };
     }
     app.graph.clear();
-    const train = window.LiteGraph.createNode("MagicTailorTrain");
+    const train = window.LiteGraph.createNode("MagicTailorTrainV2");
     app.graph.add(train);
     app.canvas.ds.scale = 1;
     app.canvas.ds.offset = [400, 300];
@@ -81,7 +76,7 @@ SHOWN = """async () => {
 }"""
 PLACE_OF_FIRST_COMPONENT = """() => {
     const node = window.app.graph._nodes[0], canvas = window.app.canvas;
-    const slot = node.inputs.findIndex(input => input.name === "components.component0");
+    const slot = node.inputs.findIndex(input => input.name === "components.component 1");
     const [x, y] = node.getConnectionPos(true, slot), view = canvas.canvas.getBoundingClientRect();
     return [x + canvas.ds.offset[0] + view.left, y + canvas.ds.offset[1] + view.top];
 }"""
@@ -94,10 +89,10 @@ def tooltip_at(page, x, y):
     return page.wait_for_function("() => document.querySelector('.node-tooltip')?.innerText").json_value()
 
 
-def test_a_chinese_frontend_shows_titles_sockets_widgets_and_tooltips_in_chinese(server):
+def test_a_chinese_frontend_shows_titles_sockets_widgets_and_tooltips_in_chinese(server, described):
     texts = read("zh")
     with Frontend(server.url, settings={"Comfy.Locale": "zh"}) as frontend:
-        shown = frontend.evaluate(SHOWN)
+        shown = frontend.evaluate(SHOWN, list(described))
         x, y = frontend.evaluate(PLACE_OF_FIRST_COMPONENT)
         tooltip = frontend.on_page(lambda page: tooltip_at(page, x, y))
     assert shown.keys() == texts.keys()
@@ -109,4 +104,4 @@ def test_a_chinese_frontend_shows_titles_sockets_widgets_and_tooltips_in_chinese
             assert label == expected["inputs"][name]["name"], (node, name)
         for name in seen["widgets"].keys() & expected["inputs"].keys():
             assert seen["widgets"][name] == expected["inputs"][name]["name"], (node, name)
-    assert tooltip == texts["MagicTailorTrain"]["inputs"]["components_component0"]["tooltip"]
+    assert tooltip == texts["MagicTailorTrainV2"]["inputs"]["components_component 1"]["tooltip"]

@@ -10,7 +10,6 @@ def listed(host):
         inputs = host.pack.nodes.MagicTailorGroundedSAMLoader.define_schema().inputs
         return {i.id: i.options for i in inputs}
 
-    host.pack.nodes.register_model_folders()
     return listed
 
 

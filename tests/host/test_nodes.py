@@ -2,8 +2,8 @@
 
 import dataclasses
 import gc
+import importlib
 import pathlib
-import sys
 import types
 import weakref
 
@@ -32,7 +32,7 @@ def train_node(nodes, checkpoint, vae, pair, **settings):
     settings = {"phase1_train_steps": 2, "phase2_train_steps": 2, "resolution": SIDE, "lora_rank": 4} | settings
     settings = {"preview_every": 0} | settings
     with torch.inference_mode():
-        return nodes.MagicTailorTrain.execute(model, clip, vae, pair[0], {"component0": pair[1]}, **settings).args
+        return nodes.MagicTailorTrainV2.execute(model, clip, vae, pair[0], {"component 1": pair[1]}, **settings).args
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,18 @@ def test_the_sampler_equals_the_stock_graph_on_the_saved_files(host, nodes, load
     assert (stock - untailored).abs().max() > 1e-2 * scale
 
 
+def test_what_is_left_open_is_what_suits_the_family(host, nodes, loaded_checkpoint, trained):
+    usual = trained.tailoring.family.sampler
+    assert usual == (50, 7.5, "ddim", "ddim_uniform")
+    left_open = {"cfg": 0.0, "sampler_name": "auto", "scheduler": "auto"}
+    ours = tailored_latents(host, nodes, loaded_checkpoint, trained.tailoring, "<v0>", **left_open)[0]["samples"]
+    given = tailored_latents(host, nodes, loaded_checkpoint, trained.tailoring, "<v0>")[0]["samples"]
+    assert torch.equal(ours, given)
+    chosen = importlib.import_module(f"{nodes.__name__}.sampler").chosen
+    assert chosen(usual, 0, 0.0, "auto", "auto") == usual
+    assert chosen(usual, 7, 3.0, "euler", "normal") == (7, 3.0, "euler", "normal")
+
+
 def test_what_the_sampler_gives_on_serves_a_second_pass(host, nodes, loaded_checkpoint, trained):
     latent, model, positive, negative = tailored_latents(host, nodes, loaded_checkpoint, trained.tailoring, "<v0>")
     with torch.inference_mode():
@@ -156,7 +168,7 @@ def test_the_next_seed_applies_and_encodes_nothing_anew(host, nodes, loaded_chec
 
 
 def test_another_strength_or_clip_is_heeded(host, nodes, loaded_checkpoint, trained):
-    kept = sys.modules[nodes.MagicTailorSampler.__module__].kept
+    kept = nodes.bridge.sampler_cache.kept
     model, clip, _ = loaded_checkpoint
     with torch.inference_mode():
         whole = kept(model, clip, trained.tailoring, 1.0)
@@ -171,7 +183,7 @@ def test_what_the_sampler_keeps_goes_with_the_model(host, nodes, loaded_checkpoi
     model = loaded_checkpoint[0].clone()
     tailored_latents(host, nodes, (model, *loaded_checkpoint[1:]), trained.tailoring, "<v0>")
     with torch.inference_mode():
-        kept = sys.modules[nodes.MagicTailorSampler.__module__].kept
+        kept = nodes.bridge.sampler_cache.kept
         held = weakref.ref(kept(model, loaded_checkpoint[1], trained.tailoring, 1.0))
     assert held() is not None
     del model

@@ -9,14 +9,14 @@ LARGEST_RELATIVE_DIFFERENCE = 1e-4
 @pytest.fixture(scope="module")
 def weights(host, loaded_checkpoint):
     model, clip, vae = loaded_checkpoint[:3]
-    return host.pack.nodes.train.checkpoint_weights(model, clip, vae)
+    return host.pack.nodes.bridge.backbones.checkpoint_weights(model, clip, vae)
 
 
 @pytest.fixture(scope="module")
 def built(host, weights):
     library = host.pack.magictailor
     config = library.config.TailorConfig()
-    return library.model.build_model(weights, ["tower", "roof"], config, torch.device("cpu"))
+    return library.backbones.build(weights, ["tower", "roof"], config, torch.device("cpu"))
 
 
 def relative(ours, theirs):
@@ -42,7 +42,7 @@ def test_text_encoder_equals_the_hosts(host, loaded_checkpoint, built):
         theirs = clip.encode_from_tokens(clip.tokenize("A photo of tower"))
     with torch.no_grad():
         # a token that is not trained yet reads as its class word
-        ours = built.prompts().hidden[:1]
+        ours = built.reference_prompts().hidden[:1]
     print("text encoder, largest relative difference:", relative(ours, theirs))
     assert relative(ours, theirs) < LARGEST_RELATIVE_DIFFERENCE
 
@@ -51,8 +51,8 @@ def test_clip_skip_is_followed(host, loaded_checkpoint):
     model, clip, vae = loaded_checkpoint[:3]
     (skipped,) = host.nodes.CLIPSetLastLayer().set_last_layer(clip, -2)
     library, config = host.pack.magictailor, host.pack.magictailor.config.TailorConfig()
-    weights = host.pack.nodes.train.checkpoint_weights(model, skipped, vae)
-    prompts = library.model.build_model(weights, ["tower"], config, torch.device("cpu")).prompts
+    weights = host.pack.nodes.bridge.backbones.checkpoint_weights(model, skipped, vae)
+    prompts = library.backbones.build(weights, ["tower"], config, torch.device("cpu")).prompts
     with torch.inference_mode():
         theirs = skipped.encode_from_tokens(skipped.tokenize("A photo of tower"))
     with torch.no_grad():
@@ -63,20 +63,20 @@ def test_clip_skip_is_followed(host, loaded_checkpoint):
 def test_latents_equal_the_hosts(host, loaded_checkpoint, taesd, weights, autoencoder):
     library = host.pack.magictailor
     vae = taesd if autoencoder == "taesd" else loaded_checkpoint[2]
-    module = library.weights.build_autoencoder(
-        host.pack.nodes.checkpoint.baked(vae.patcher), torch.float32, torch.device("cpu")
+    module = library.backbones.autoencoder.build_autoencoder(
+        host.pack.nodes.bridge.backbones.baked(vae.patcher), torch.float32, torch.device("cpu")
     )
     image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         theirs = loaded_checkpoint[0].model.process_latent_in(vae.encode(image))
     # the host takes the posterior's middle
-    ours = library.latents.encode(module, image.movedim(-1, 1) * 2 - 1, torch.zeros(1, 4, 8, 8), 0.18215)
+    ours = library.backbones.autoencoder.encode(module, image.movedim(-1, 1) * 2 - 1, torch.zeros(1, 4, 8, 8), 0.18215)
     print(f"{autoencoder} autoencoder, largest relative difference:", relative(ours, theirs))
     assert relative(ours, theirs) < LARGEST_RELATIVE_DIFFERENCE
 
 
 def test_noise_levels_are_the_models(host, weights):
-    ours = host.pack.magictailor.noise.scaled_linear_schedule()
+    ours = host.pack.magictailor.backbones.stable_diffusion.schedule.scaled_linear_schedule()
     assert torch.allclose(weights.schedule.alphas_cumprod, ours.alphas_cumprod, rtol=1e-4)
     assert weights.schedule.prediction_type == "epsilon"
 
@@ -84,7 +84,7 @@ def test_noise_levels_are_the_models(host, weights):
 def test_a_changed_sampling_is_followed_and_a_foreign_one_refused(host, loaded_checkpoint):
     from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete
 
-    schedule_of, errors = host.pack.nodes.checkpoint.schedule_of, host.pack.magictailor.errors
+    schedule_of, errors = host.pack.nodes.bridge.backbones.schedule_of, host.pack.magictailor.errors
     model = loaded_checkpoint[0]
     velocity = ModelSamplingDiscrete().patch(model, "v_prediction", True)[0]
     assert schedule_of(velocity).prediction_type == "v_prediction"
@@ -123,10 +123,10 @@ def test_loras_applied_upstream_are_baked_in(host, loaded_checkpoint):
 
         patched_model, patched_clip = comfy.sd.load_lora_for_models(model, clip, lora, 0.5, 0.25)
     with torch.inference_mode(False):
-        plain = host.pack.nodes.train.checkpoint_weights(model, clip, vae)
-        baked = host.pack.nodes.train.checkpoint_weights(patched_model, patched_clip, vae)
+        plain = host.pack.nodes.bridge.backbones.checkpoint_weights(model, clip, vae)
+        baked = host.pack.nodes.bridge.backbones.checkpoint_weights(patched_model, patched_clip, vae)
     for weights, changed, key, strength in (
-        ((plain.unet, baked.unet), "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", unet_key, 0.5),
+        ((plain.network, baked.network), "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", unet_key, 0.5),
         (
             (plain.text_encoders["clip_l"], baked.text_encoders["clip_l"]),
             "text_model.encoder.layers.0.self_attn.q_proj.weight",

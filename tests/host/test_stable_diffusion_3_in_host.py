@@ -20,7 +20,7 @@ STOCK = "sd3.5_medium_small.ckpt"
 @pytest.fixture(scope="module")
 def bridge(nodes):
     """What takes MODEL, CLIP and VAE apart."""
-    return nodes.checkpoint
+    return nodes.bridge.backbones
 
 
 @pytest.fixture(scope="module")
@@ -238,10 +238,9 @@ def test_the_shift_is_the_loaded_models_and_a_foreign_sampling_is_refused(whole,
     from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow, ModelSamplingDiscrete, ModelSamplingSD3
 
     model = whole[0]
-    family = bridge.family_of_model(model)
-    assert bridge.schedule_of(model, family).shift == 3.0
+    assert bridge.schedule_of(model).shift == 3.0
     shifted = ModelSamplingSD3().patch(model, 1.7)[0]
-    schedule = bridge.schedule_of(shifted, family)
+    schedule = bridge.schedule_of(shifted)
     assert schedule.shift == 1.7
     sampling, shares = shifted.get_model_object("model_sampling"), torch.linspace(0, 1, 11)
     assert torch.allclose(schedule.noise_levels(shares), sampling.sigma(1000 * shares))
@@ -251,7 +250,7 @@ def test_the_shift_is_the_loaded_models_and_a_foreign_sampling_is_refused(whole,
         ModelSamplingAuraFlow().patch(model, 1.7)[0],
     ):
         with pytest.raises(ValueError, match="^model: its sampling"):
-            bridge.schedule_of(foreign, family)
+            bridge.schedule_of(foreign)
 
 
 def test_the_defaults_are_those_of_the_hosts_template(sd3):
@@ -371,12 +370,12 @@ def test_diffusers_loads_the_lora_and_gives_the_same_output(bridge, stock, build
     shapes = (1, 16, 8, 8), (1, 77, 4096), (1, 2048)
     latents, hidden, pooled = (torch.randn(*shape, generator=generator) for shape in shapes)
     inputs = {"encoder_hidden_states": hidden, "pooled_projections": pooled, "timestep": torch.tensor([500.0])}
-    baked = bridge.baked(patched, bridge.UNET_PREFIX)
+    baked = bridge.baked(patched, bridge.NETWORK_PREFIX)
     with torch.no_grad():
         in_diffusers = transformer(latents, **inputs).sample
         network = model.model.diffusion_model
         plain = network(latents, inputs["timestep"], context=hidden, y=pooled)
-        state = {key.removeprefix(bridge.UNET_PREFIX): weight for key, weight in baked.items()}
+        state = {key.removeprefix(bridge.NETWORK_PREFIX): weight for key, weight in baked.items()}
         in_the_host = torch.func.functional_call(
             network, state, (latents, inputs["timestep"]), {"context": hidden, "y": pooled}
         )

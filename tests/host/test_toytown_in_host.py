@@ -59,9 +59,10 @@ def tailored(frontend, server, base_dir):
     write_folder(SHOWN, base_dir / "input")
     graph = in_toy_town(frontend.api_graph(WORKFLOW), SHOWN)
     for node in graph.values():
-        if node["class_type"] == "MagicTailorTrain":
-            node["inputs"] |= {"phase1_train_steps": 3, "phase2_train_steps": 2, "preview_steps": 2}
-            node["inputs"] |= {"phase1_learning_rate": 0.01, "phase2_learning_rate": 0.01}
+        if node["class_type"] == "MagicTailorSettings":
+            small = {"phase1_train_steps": 3, "phase2_train_steps": 2, "preview_steps": 2}
+            small |= {"phase1_learning_rate": 0.01, "phase2_learning_rate": 0.01}
+            node["inputs"] |= {f"preset.{name}": value for name, value in small.items()}
         if node["class_type"] == "MagicTailorSave":
             node["inputs"]["name"] = "toytown_tailoring"
     requests = wanted_pictures(SHOWN)

@@ -24,7 +24,7 @@ TRAINING = tuple(name for name in SHIPPED if name.startswith("tailor_"))
 SMALL = small_overrides(steps=(1, 1), resolution=64, sampler_steps=2, size=64)
 # two steps at the paper's rates would not show in a picture
 QUICK = SMALL | {
-    "MagicTailorTrain": SMALL["MagicTailorTrain"] | {"phase1_learning_rate": 0.01, "phase2_learning_rate": 0.01}
+    "MagicTailorTrainV2": SMALL["MagicTailorTrainV2"] | {"phase1_learning_rate": 0.01, "phase2_learning_rate": 0.01}
 }
 TAILORING = "small_tailoring"
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from magictailor.__main__ import main
@@ -291,10 +291,10 @@ def test_a_folder_that_lacks_a_part_is_named(checkpoint, rendered_pair, tmp_path
 
 
 def test_a_single_file_asks_for_a_vocabulary(rendered_pair, tmp_path, capsys, monkeypatch):
-    import magictailor.checkpoints
+    import magictailor.backbones.clip
 
-    monkeypatch.setattr(magictailor.checkpoints, "CLIP_VOCABULARY", str(tmp_path / "no cache"))
-    (tmp_path / "x.safetensors").write_bytes(b"")
+    monkeypatch.setattr(magictailor.backbones.clip, "CLIP_VOCABULARY", str(tmp_path / "no cache"))
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
     assert run_train(tmp_path / "x.safetensors", rendered_pair, tmp_path) == 2
     assert "tokenizer: a single file has no vocabulary, and none is cached; give the folder" in error_of(capsys)
 
@@ -307,7 +307,7 @@ def test_an_interrupt_leaves_no_half_files(checkpoint, rendered_pair, tmp_path, 
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("magictailor.files.save_file", interrupted)
+    monkeypatch.setattr("magictailor.formats.tailoring_file.save_file", interrupted)
     assert run_train(checkpoint, rendered_pair, tmp_path) == 130
     assert error_of(capsys) == "error: interrupted"
     assert written and list(tmp_path.iterdir()) == []
@@ -331,10 +331,10 @@ class Finder:
 
 @pytest.fixture
 def finder(monkeypatch):
-    import magictailor.commands
+    import magictailor.cli.run
 
     finder = Finder()
-    monkeypatch.setattr(magictailor.commands, "load_grounded_sam", lambda *paths: finder)
+    monkeypatch.setattr(magictailor.cli.run, "load_grounded_sam", lambda *paths: finder)
     return finder
 
 

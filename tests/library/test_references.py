@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from tiny import uniform
 
 from magictailor.config import TailorConfig
 from magictailor.draws import draw_step
@@ -93,7 +94,7 @@ def test_all_references_become_one_batch():
 
 
 def draws(**changes):
-    made = draw_step(TailorConfig(), 1, batch=2, resolution=64, latent_shape=(4, 8, 8), timesteps=1000)
+    made = draw_step(TailorConfig(), 1, batch=2, resolution=64, latent_shape=(4, 8, 8), draw_timesteps=uniform(1000))
     still = {"brightness": torch.ones(2), "contrast": torch.ones(2), "saturation": torch.ones(2)}
     return dataclasses.replace(made, **(still | {"flip": torch.tensor([False, False])} | changes))
 
@@ -123,7 +124,7 @@ def test_jitter_changes_the_picture_as_drawn():
 
 def test_draws_keep_to_their_ranges_and_follow_seed_and_step():
     config = TailorConfig(color_jitter=0.1, flip_probability=1.0)
-    sizes = {"batch": 64, "resolution": 64, "latent_shape": (4, 8, 8), "timesteps": 10}
+    sizes = {"batch": 64, "resolution": 64, "latent_shape": (4, 8, 8), "draw_timesteps": uniform(10)}
     one = draw_step(config, 1, **sizes)
     for factor in (one.brightness, one.contrast, one.saturation):
         assert 0.9 <= factor.min() < 0.95 and 1.05 < factor.max() <= 1.1

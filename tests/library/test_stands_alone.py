@@ -1,29 +1,86 @@
-"""The library works without ComfyUI."""
+"""The library works without ComfyUI, asks for little until it is used, and keeps each kind of model in its room."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
-BLOCKED = ("comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "execution", "nodes")
+LIBRARY = ROOT / "magictailor"
+HOST = ("comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server", "execution", "nodes")
+HEAVY = ("diffusers", "peft", "transformers", "accelerate", "matplotlib", "segment_anything", "groundingdino")
 
 IMPORT_EVERYTHING = f"""
 import importlib, importlib.abc, pkgutil, sys
 class NoHost(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {BLOCKED!r}:
+        if name.split(".")[0] in {HOST!r}:
             raise ImportError("the library imports the host: " + name)
 sys.meta_path.insert(0, NoHost())
 sys.path.insert(0, {str(ROOT)!r})
 import magictailor
-names = [m.name for m in pkgutil.iter_modules(magictailor.__path__)]
+names = [m.name for m in pkgutil.walk_packages(magictailor.__path__, "magictailor.")]
 for name in names:
-    importlib.import_module("magictailor." + name)
+    if not name.endswith(".__main__"):
+        importlib.import_module(name)
 print(len(names))
 """
 
+IMPORT_LIGHTLY = """
+import importlib, sys
+sys.path.insert(0, {root!r})
+module = importlib.import_module({module!r})
+print(*(name for name in {heavy!r} if name in sys.modules))
+"""
+
+KINDS = re.compile(r"UNet|SD3Transformer|CLIPTextModel|T5Encoder|lora_unet_|\b(SD1|SD2_BASE|SD2_V|SDXL|SD3)\b|MMDiT")
+
+
+def run(program):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
 
 def test_no_module_imports_the_host():
-    done = subprocess.run([sys.executable, "-c", IMPORT_EVERYTHING], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) == len(list((ROOT / "magictailor").glob("*.py"))) - 1
+    modules = [path for path in LIBRARY.rglob("*.py") if path.parent != LIBRARY or path.name != "__init__.py"]
+    assert int(run(IMPORT_EVERYTHING).split()[-1]) == len(modules)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "magictailor",
+        "magictailor.config",
+        "magictailor.backbones",
+        "magictailor.formats",
+        "magictailor.formats.tailoring_file",
+        "magictailor.formats.pair_folder",
+        "magictailor.tailoring",
+        "magictailor.reference",
+        "magictailor.cli.parser",
+    ],
+)
+def test_what_reads_files_and_settings_loads_no_networks(module):
+    assert run(IMPORT_LIGHTLY.format(root=str(ROOT), module=module, heavy=HEAVY)).split() == []
+
+
+def test_every_public_name_is_there():
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import magictailor; "
+    program += "print(*(f'{name}={getattr(magictailor, name).__name__}' for name in magictailor.__all__))"
+    found = run(program).split()
+    assert 8 <= len(found) <= 15
+    assert all(name == real for name, _, real in (pair.partition("=") for pair in found))
+
+
+def test_only_the_backbones_know_kinds_of_models():
+    named = {
+        f"{path.relative_to(ROOT)}: {match.group()}"
+        for folder in (LIBRARY, ROOT / "nodes")
+        for path in folder.rglob("*.py")
+        if "backbones" not in path.parts and "bridge" not in path.parts
+        for match in KINDS.finditer(path.read_text(encoding="utf-8"))
+    }
+    assert named == set()

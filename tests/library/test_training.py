@@ -121,7 +121,7 @@ def test_a_run_taken_up_again_ends_with_the_same_bits(make_model, references, co
     second.load_state_dict(state)
     while second.steps_done < config.total_steps:
         second.step()
-    assert states_equal(trained_tensors(second.result(())), whole)
+    assert states_equal(trained_tensors(second.result()), whole)
 
 
 def test_recorded_draws_determine_the_step(make_model, references, config):
@@ -149,7 +149,7 @@ def test_the_memory_format_of_a_gpu_gives_the_same_losses_and_gradients(make_mod
         for name, parameter in (plain.lora | plain.tokens).items():
             found = (last.lora | last.tokens)[name].grad
             assert (found - parameter.grad).abs().max() <= 1e-4 * parameter.grad.abs().max() + 1e-9, name
-    assert all(tensor.is_contiguous() for tensor in trained_tensors(last.result(())).values())
+    assert all(tensor.is_contiguous() for tensor in trained_tensors(last.result()).values())
 
 
 def test_low_memory_gives_the_same_losses_and_gradients(make_model, references, config):
@@ -159,6 +159,8 @@ def test_low_memory_gives_the_same_losses_and_gradients(make_model, references, 
     saving = dataclasses.replace(config, low_memory=True)
     one, other = (Training(make_model(c), references, c) for c in (config, saving))
     for _ in range(config.total_steps):
+        # from the same state: what rounding has moved in earlier steps is not what is compared
+        other.load_state_dict(one.state_dict())
         expected, report = one.step(), other.step()
         assert report.worst == expected.worst
         assert report.loss == pytest.approx(expected.loss, rel=1e-4)

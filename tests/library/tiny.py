@@ -67,3 +67,8 @@ def tiny_reference(word, count, seed):
     for n, mask in enumerate(masks):
         mask[20:60, 20 + 10 * seed : 50 + 10 * seed + 5 * n] = 1.0
     return Reference(word, images, masks)
+
+
+def uniform(count):
+    """Draws timesteps as U-Net families are trained."""
+    return lambda batch, generator: torch.randint(0, count, (batch,), generator=generator)

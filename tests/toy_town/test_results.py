@@ -16,7 +16,7 @@ def test_the_readme_shows_the_table_of_the_recorded_scores():
     rows = read(RESULTS / "tailoring" / "scores.csv")
     table = as_table(summary(rows, list(METHODS)))
     assert table == (RESULTS / "tailoring" / "table.md").read_text()
-    assert table in (ROOT / "README.md").read_text()
+    assert table in (ROOT / "docs" / "toy_town.md").read_text()
 
 
 def test_every_method_drew_every_pair_four_prompts_with_eight_seeds():

@@ -20,7 +20,7 @@ UNET_CONFIG = {"context_dim": 96, "model_channels": 64, "adm_in_channels": None}
 
 def toytown(module: str):
     """A module of the pack's toytown folder, or the pack's library, under the name by which the host imported it."""
-    train = nodes.NODE_CLASS_MAPPINGS.get("MagicTailorTrain")
+    train = nodes.NODE_CLASS_MAPPINGS.get("MagicTailorTrainV2")
     if train is None:
         raise RuntimeError("Load Toy Town: needs the MagicTailor nodes; put ComfyUI-MagicTailor into custom_nodes too.")
     package = train.__module__.rpartition(".nodes.")[0]

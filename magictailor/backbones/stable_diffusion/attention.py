@@ -39,7 +39,7 @@ class Attention:
         capture: is shown queries and keys; None: this layer is not watched.
     """
 
-    def __init__(self, capture: AttentionCapture | None):
+    def __init__(self, capture: AttentionCapture | None) -> None:
         self.capture = capture
 
     def __call__(

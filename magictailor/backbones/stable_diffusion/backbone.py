@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -18,7 +19,7 @@ from ..autoencoder import Autoencoder, build_autoencoder
 from ..clip import TextEncoder, build_text_encoder
 from ..lora import add_lora, lora_of
 from ..precision import encoding_dtype, precision_for
-from ..protocol import CheckpointWeights, Prediction, Tokenizer
+from ..protocol import CheckpointWeights, Prediction, Prompts, Tokenizer
 from .attention import watch_attention
 from .conditioning import EncodedPrompts, PromptEncoder
 from .family import UNetFamily
@@ -87,13 +88,14 @@ class UNetBackbone:
         self,
         noisy: Tensor,
         timesteps: Tensor,
-        prompts: EncodedPrompts,
+        prompts: Prompts,
         *,
         sizes: Tensor,
         owners: Tensor | None = None,
         watch: Tensor | None = None,
         lora: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
+        assert isinstance(prompts, EncodedPrompts)
         conditions = prompts.conditions(sizes, owners)
         if watch is None:
             with self.capture.paused(), self.autocast():
@@ -103,7 +105,9 @@ class UNetBackbone:
             answer = self._answer(noisy, timesteps, conditions, lora)
         return Prediction(answer, self.capture.mean_map(noisy.shape[-2:]))
 
-    def _answer(self, noisy: Tensor, timesteps: Tensor, conditions: dict, lora: Mapping[str, Tensor] | None) -> Tensor:
+    def _answer(
+        self, noisy: Tensor, timesteps: Tensor, conditions: dict[str, Any], lora: Mapping[str, Tensor] | None
+    ) -> Tensor:
         if lora is None:
             return self.unet(noisy, timesteps, **conditions).sample
         return functional_call(self.unet, dict(lora), (noisy, timesteps), conditions).sample
@@ -145,6 +149,7 @@ def build_model(
     width = sum(encoder.config.hidden_size for encoder in encoders.values())
     if width != family.cross_attention_width:
         raise InputError("clip", f"its prompts are {width} wide and the model reads {family.cross_attention_width}")
+    assert isinstance(weights.schedule, NoiseSchedule)
     return assemble(
         family=family,
         unet=build_unet(weights.network, family, precision, device),

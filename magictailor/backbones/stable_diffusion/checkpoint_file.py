@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ...config import TailorConfig
 from ...errors import InputError
-from .. import recognise
+from .. import build
 from ..autoencoder import build_decoder, decode
 from ..clip import clip_tokenizer, from_openclip
 from ..module_weights import below
 from ..protocol import Backbone, CheckpointFile, CheckpointWeights
-from .schedule import PredictionType, scaled_linear_schedule
+from .schedule import scaled_linear_schedule
 from .unet import LDM_UNET_PREFIX
 
 CHECKPOINT = "pretrained_model_name_or_path"
@@ -44,8 +44,7 @@ class SingleFileCheckpoint:
     weights: CheckpointWeights
 
     def model(self, class_words: Sequence[str], config: TailorConfig, device: torch.device) -> Backbone:
-        family = recognise(self.weights.network, self.weights.schedule.prediction_type)
-        return family.build(self.weights, class_words, config, device)
+        return build(self.weights, class_words, config, device)
 
     def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         autoencoder = build_decoder(self.weights.autoencoder, torch.float32, device)
@@ -84,9 +83,14 @@ def _text_encoders(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def _predicts(state: Mapping[str, Tensor]) -> PredictionType:
+def _predicts(state: Mapping[str, Tensor]) -> str:
     """By the marks ComfyUI goes by: a key in SDXL files, the wide spread of one bias in Stable Diffusion 2.x."""
     bias = state.get(f"{LDM_UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias")
     context = state.get(f"{LDM_UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.attn2.to_k.weight")
-    spread = bias is not None and context.shape[1] == 1024 and bias.float().std(unbiased=False) > 0.09
+    spread = (
+        bias is not None
+        and context is not None
+        and context.shape[1] == 1024
+        and bias.float().std(unbiased=False) > 0.09
+    )
     return "v_prediction" if spread or "v_pred" in state else "epsilon"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,19 +31,20 @@ class EncodedPrompts:
 
     def __getitem__(self, chosen: Tensor) -> EncodedPrompts:
         """The prompts at some indices (B,), which may repeat."""
-        return EncodedPrompts(*(None if t is None else chosen_rows(t, chosen) for t in self._tensors()))
+        return self._each(lambda tensor: chosen_rows(tensor, chosen))
 
     def detached(self) -> EncodedPrompts:
         """The same values as leaves that collect gradients, see `backward`."""
-        return EncodedPrompts(*(None if t is None else t.detach().requires_grad_() for t in self._tensors()))
+        return self._each(lambda tensor: tensor.detach().requires_grad_())
 
     def backward(self, leaves: EncodedPrompts) -> None:
         """Carry what `detached` leaves have collected on into the text encoders."""
-        pairs = [(t, leaf.grad) for t, leaf in zip(self._tensors(), leaves._tensors(), strict=True) if t is not None]
-        torch.autograd.backward(*zip(*pairs, strict=True))
+        pairs = zip((self.hidden, self.pooled), (leaves.hidden, leaves.pooled), strict=True)
+        given = [(tensor, leaf.grad) for tensor, leaf in pairs if tensor is not None and leaf is not None]
+        torch.autograd.backward([tensor for tensor, _ in given], [gradient for _, gradient in given])
 
-    def _tensors(self) -> tuple[Tensor, Tensor | None]:
-        return self.hidden, self.pooled
+    def _each(self, change: Callable[[Tensor], Tensor]) -> EncodedPrompts:
+        return EncodedPrompts(change(self.hidden), None if self.pooled is None else change(self.pooled))
 
     def conditions(self, sizes: Tensor, owners: Tensor | None = None) -> dict[str, Any]:
         """Keyword arguments of a diffusers U-Net whose layers have an `attention.Attention`.
@@ -77,6 +78,8 @@ class PromptEncoder(nn.Module):
             so many layers, as in ComfyUI.
     """
 
+    columns: Tensor
+
     def __init__(
         self,
         encoders: Mapping[str, TextEncoder],
@@ -84,7 +87,7 @@ class PromptEncoder(nn.Module):
         tokenizer: Tokenizer,
         class_words: Sequence[str],
         layer: int | None = None,
-    ):
+    ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.family = family
@@ -110,7 +113,7 @@ class PromptEncoder(nn.Module):
         """
         ids = {}
         for description in self.family.text_encoders:
-            size = len(body(self.encoders[description.key]).embeddings.token_embedding.weight)
+            size = len(self._table(description.key).weight)
             new_ids = {name: size + n for n, name in enumerate(self.names)}
             ids[description.key] = torch.tensor(
                 [prompt_ids(self.tokenizer, text, new_ids, description.pad_token) for text in texts]
@@ -139,7 +142,11 @@ class PromptEncoder(nn.Module):
 
     def rows(self, key: str) -> nn.Parameter:
         """The trained rows (N, width) of one text encoder."""
-        return body(self.encoders[key]).embeddings.token_embedding.rows
+        return self._table(key).rows
+
+    def _table(self, key: str) -> ExtendedEmbedding:
+        table: ExtendedEmbedding = body(self.encoders[key]).embeddings.token_embedding
+        return table
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The trained rows by embedding key."""
@@ -163,8 +170,9 @@ class PromptEncoder(nn.Module):
             encoder = self.encoders[description.key]
             output = encoder(ids[description.key], output_hidden_states=True)
             # the first of the states is the embedding, not a layer
-            exists = self.layer is not None and -self.layer < len(output.hidden_states)
-            layer = self.layer if exists else description.layer
+            layer = description.layer
+            if self.layer is not None and -self.layer < len(output.hidden_states):
+                layer = self.layer
             hidden.append(hidden_layer(encoder, output.hidden_states, layer, description.normalised))
             if description.pooled:
                 pooled = output.text_embeds

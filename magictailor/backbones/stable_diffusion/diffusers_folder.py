@@ -21,7 +21,7 @@ from ..precision import encoding_dtype, precision_for
 from ..protocol import Tokenizer
 from .backbone import UNetBackbone, assemble
 from .family import UNetFamily
-from .schedule import NoiseSchedule, PredictionType, scaled_linear_schedule
+from .schedule import NoiseSchedule, scaled_linear_schedule
 
 CHECKPOINT = "pretrained_model_name_or_path"
 
@@ -45,7 +45,7 @@ class DiffusersCheckpoint:
         InputError: a part is missing, or its family or noise levels are not known here.
     """
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, prediction_type: PredictionType | None = None):
+    def __init__(self, folder: Path, tokenizer: Tokenizer, prediction_type: str | None = None) -> None:
         self.folder = folder
         self.tokenizer = tokenizer
         self.schedule = _schedule(_config(folder, "scheduler", "scheduler_config.json"), prediction_type)
@@ -80,7 +80,7 @@ class DiffusersCheckpoint:
         autoencoder = self._part("vae", AutoencoderKL, torch.float32, device).eval()
         return lambda latents: decode(autoencoder, latents)
 
-    def _part(self, name: str, kind: type, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    def _part(self, name: str, kind: Any, dtype: torch.dtype, device: torch.device) -> Any:
         folder = self.folder / name
         plain = any(".fp16." not in path.name for path in (*folder.glob("*.safetensors"), *folder.glob("*.bin")))
         try:
@@ -101,7 +101,7 @@ def _config(folder: Path, part: str, name: str) -> dict[str, Any]:
         ) from error
 
 
-def _schedule(config: Mapping[str, Any], prediction_type: PredictionType | None) -> NoiseSchedule:
+def _schedule(config: Mapping[str, Any], prediction_type: str | None) -> NoiseSchedule:
     predicts = prediction_type or config.get("prediction_type", "epsilon")
     usual = config.get("beta_schedule") == "scaled_linear" and not config.get("rescale_betas_zero_snr")
     if not usual or predicts not in ("epsilon", "v_prediction"):
@@ -111,7 +111,7 @@ def _schedule(config: Mapping[str, Any], prediction_type: PredictionType | None)
     )
 
 
-def _family(unet: Mapping[str, Any], prediction_type: PredictionType) -> UNetFamily:
+def _family(unet: Mapping[str, Any], prediction_type: str) -> UNetFamily:
     widths = unet.get("cross_attention_dim"), unet.get("projection_class_embeddings_input_dim")
     for family in registered():
         if not isinstance(family, UNetFamily):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ...config import TailorConfig
 
 _KINDS_BY_CHANNELS = {9: "an inpainting checkpoint", 8: "an editing checkpoint such as InstructPix2Pix"}
-_KINDS_BY_WIDTHS = {
+_KINDS_BY_WIDTHS: dict[tuple[int, int | None], str] = {
     (1280, 2560): "the refiner of Stable Diffusion XL; connect the base model",
     (1024, 1536): "an unCLIP variation of Stable Diffusion 2.1",
     (1024, 2048): "an unCLIP variation of Stable Diffusion 2.1",

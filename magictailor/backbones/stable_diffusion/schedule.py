@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-PredictionType = Literal["epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True)
@@ -17,14 +14,14 @@ class NoiseSchedule:
 
     Attributes:
         alphas_cumprod: (T,) float32, from nearly 1 at t = 0 to nearly 0 at t = T-1.
-        prediction_type: what the U-Net predicts: the noise, or the velocity.
+        prediction_type: what the U-Net predicts: "epsilon", the noise, or "v_prediction", the velocity.
     """
 
     alphas_cumprod: Tensor
-    prediction_type: PredictionType = "epsilon"
+    prediction_type: str = "epsilon"
 
     @classmethod
-    def from_sigmas(cls, sigmas: Tensor, prediction_type: PredictionType = "epsilon") -> NoiseSchedule:
+    def from_sigmas(cls, sigmas: Tensor, prediction_type: str = "epsilon") -> NoiseSchedule:
         """From noise levels (T,) relative to the signal's, sigma = sqrt((1 - a) / a), as ComfyUI keeps them."""
         return cls(1.0 / (sigmas.detach().clone().float().cpu() ** 2 + 1.0), prediction_type)
 
@@ -53,7 +50,7 @@ class NoiseSchedule:
 
 
 def scaled_linear_schedule(
-    prediction_type: PredictionType = "epsilon",
+    prediction_type: str = "epsilon",
     beta_start: float = 0.00085,
     beta_end: float = 0.012,
     timesteps: int = 1000,

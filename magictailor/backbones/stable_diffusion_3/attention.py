@@ -26,6 +26,7 @@ from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
 from ..attention_capture import AttentionCapture
+from .transformer_shape import watched_blocks
 
 MARK = 1024.0  # a power of two; small shares would lose digits in float16
 EXTRA = 8  # channels; fused kernels want multiples of it
@@ -67,7 +68,7 @@ class JointAttention:
         capture: is shown what watched positions get; None: this layer is not watched.
     """
 
-    def __init__(self, capture: AttentionCapture | None):
+    def __init__(self, capture: AttentionCapture | None) -> None:
         self.capture = capture
 
     def __call__(
@@ -79,40 +80,34 @@ class JointAttention:
     ) -> Any:
         # on a GPU layer norms answer in 32 bits; cast once, not for each projection and its LoRA
         hidden_states = hidden_states.to(attn.to_q.weight.dtype)
-        projections = (attn.to_q, attn.norm_q), (attn.to_k, attn.norm_k), (attn.to_v, None)
-        query, key, value = (_by_head(attn, *projection, hidden_states) for projection in projections)
-        positions = hidden_states.shape[1]
+        positions, heads = hidden_states.shape[1], attn.heads
+        query = _by_head(attn.to_q(hidden_states), heads, attn.norm_q)
+        key = _by_head(attn.to_k(hidden_states), heads, attn.norm_k)
+        value = _by_head(attn.to_v(hidden_states), heads)
         if encoder_hidden_states is not None:
-            encoder_hidden_states = encoder_hidden_states.to(attn.add_k_proj.weight.dtype)
-            projections = (attn.add_k_proj, attn.norm_added_k), (attn.add_v_proj, None)
-            text_key, text_value = (_by_head(attn, *projection, encoder_hidden_states) for projection in projections)
-            key, value = torch.cat([key, text_key], dim=2), torch.cat([value, text_value], dim=2)
+            text = encoder_hidden_states.to(attn.add_k_proj.weight.dtype)
+            key = torch.cat([key, _by_head(attn.add_k_proj(text), heads, attn.norm_added_k)], dim=2)
+            value = torch.cat([value, _by_head(attn.add_v_proj(text), heads)], dim=2)
+            # the last block's prompt leads nowhere
             if not attn.context_pre_only:
-                text_query = _by_head(attn, attn.add_q_proj, attn.norm_added_q, encoder_hidden_states)
-                query = torch.cat([query, text_query], dim=2)
-        columns = None if self.capture is None else self.capture.columns
-        if columns is None:
+                query = torch.cat([query, _by_head(attn.add_q_proj(text), heads, attn.norm_added_q)], dim=2)
+        if self.capture is None or self.capture.columns is None:
             mixed = attend(query, key, value)
         else:
-            mixed, share = attend_and_share(query, key, value, columns + positions)
+            mixed, share = attend_and_share(query, key, value, self.capture.columns + positions)
             self.capture.collect(share[:, :positions])
-        image, text = mixed.transpose(1, 2).flatten(2).split([positions, mixed.shape[2] - positions], dim=1)
+        mixed = mixed.transpose(1, 2).flatten(2)
         out_projection, dropout = attn.to_out
-        answer = dropout(out_projection(image))
+        image = dropout(out_projection(mixed[:, :positions]))
         if encoder_hidden_states is None:
-            return answer
-        return answer, (None if attn.context_pre_only else attn.to_add_out(text))
+            return image
+        return image, None if attn.context_pre_only else attn.to_add_out(mixed[:, positions:])
 
 
-def _by_head(attn: Any, projection: Any, norm: Any, states: Tensor) -> Tensor:
-    """States (B, N, width) projected: (B, heads, N, d)."""
-    projected: Tensor = projection(states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-    return projected if norm is None else norm(projected)
-
-
-def watched_blocks(count: int) -> range:
-    """The middle half of the blocks."""
-    return range(-(-count // 4), -(-3 * count // 4))
+def _by_head(states: Tensor, heads: int, norm: Any = None) -> Tensor:
+    """Projected states (B, N, heads * d) -> (B, heads, N, d), normalised if there is a norm."""
+    states = states.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return states if norm is None else norm(states)
 
 
 def watch_attention(transformer: SD3Transformer2DModel) -> AttentionCapture:

@@ -21,7 +21,7 @@ from ..autoencoder import Autoencoder, build_autoencoder
 from ..clip import TextEncoder, build_text_encoder
 from ..lora import add_lora, lora_of
 from ..precision import encoding_dtype, precision_for
-from ..protocol import CheckpointWeights, Prediction, Tokenizer
+from ..protocol import CheckpointWeights, Prediction, Prompts, Tokenizer
 from ..t5 import build_t5_encoder, t5_dtype
 from .attention import watch_attention
 from .conditioning import EncodedPrompts, PromptEncoder
@@ -92,13 +92,14 @@ class TransformerBackbone:
         self,
         noisy: Tensor,
         timesteps: Tensor,
-        prompts: EncodedPrompts,
+        prompts: Prompts,
         *,
         sizes: Tensor,
         owners: Tensor | None = None,
         watch: Tensor | None = None,
         lora: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
+        assert isinstance(prompts, EncodedPrompts)
         conditions = prompts.conditions(owners) | {"timestep": timesteps.expand(len(noisy))}
         if watch is None:
             with self.capture.paused(), self.autocast():
@@ -134,6 +135,7 @@ def build_model(
     device: torch.device,
 ) -> TransformerBackbone:
     """See `Family.build`."""
+    assert isinstance(weights.schedule, RectifiedFlow)
     precision = precision_for(config.mixed_precision, device)
     family.require_encoders(set(weights.text_encoders))
     return assemble(

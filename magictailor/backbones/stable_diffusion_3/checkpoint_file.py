@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...config import TailorConfig
 from ...errors import InputError
-from .. import recognise
+from .. import build
 from ..autoencoder import build_decoder, decode
 from ..clip import clip_tokenizer
 from ..module_weights import below
@@ -36,8 +36,7 @@ class SingleFileCheckpoint:
     weights: CheckpointWeights
 
     def model(self, class_words: Sequence[str], config: TailorConfig, device: torch.device) -> Backbone:
-        family = recognise(self.weights.network, self.weights.schedule.prediction_type)
-        return family.build(self.weights, class_words, config, device)
+        return build(self.weights, class_words, config, device)
 
     def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         autoencoder = build_decoder(self.weights.autoencoder, torch.float32, device)

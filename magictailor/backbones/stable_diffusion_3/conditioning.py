@@ -77,6 +77,8 @@ class PromptEncoder(nn.Module):
             has so many, as in ComfyUI.
     """
 
+    columns: Tensor
+
     def __init__(
         self,
         encoders: Mapping[str, TextEncoder | T5EncoderModel],
@@ -84,7 +86,7 @@ class PromptEncoder(nn.Module):
         tokenizers: Mapping[str, Tokenizer],
         class_words: Sequence[str],
         layer: int | None = None,
-    ):
+    ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({key: encoders[key] for key in family.embedding_keys if key in encoders})
         self.family = family
@@ -103,7 +105,8 @@ class PromptEncoder(nn.Module):
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
 
     def _extended(self, key: str, class_words: Sequence[str]) -> ExtendedEmbedding:
-        encoder, read = self.encoders[key], t5 if key == T5 else clip
+        encoder: Any = self.encoders[key]
+        read = t5 if key == T5 else clip
         table = encoder.get_input_embeddings().weight
         starts = [read.first_sub_token(self.tokenizers[key], word) for word in class_words]
         extended = ExtendedEmbedding(table, table[starts])
@@ -171,6 +174,7 @@ class PromptEncoder(nn.Module):
 
     def _encoded(self, ids: Mapping[str, Tensor]) -> EncodedPrompts:
         family, parts, pooled = self.family, [], {}
+        encoder: Any
         if self.clip:
             hidden = {}
             for description in self.clip:
@@ -185,7 +189,7 @@ class PromptEncoder(nn.Module):
             parts.append(joined(hidden, family, family.prompt_width))
         if T5 in self.encoders:
             encoder = self.encoders[T5]
-            parts.append(t5.hidden_layer(encoder, ids[T5], self._layer(-1, encoder.config.num_layers)))
+            parts.append(t5.hidden_layer(encoder, ids[T5], self._layer(-1, len(encoder.encoder.block))))
         first = parts[0]
         vector = (
             joined(pooled, family, family.vector_width) if pooled else first.new_zeros(len(first), family.vector_width)

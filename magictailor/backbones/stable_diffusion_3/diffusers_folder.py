@@ -54,7 +54,7 @@ class DiffusersCheckpoint:
         InputError: a part is missing, or its noise levels are not known here.
     """
 
-    def __init__(self, folder: Path, family: TransformerFamily, tokenizer: Path):
+    def __init__(self, folder: Path, family: TransformerFamily, tokenizer: Path) -> None:
         self.folder = folder
         self.family = family
         self.schedule = _schedule(_config(folder, "scheduler", "scheduler_config.json"))
@@ -86,7 +86,7 @@ class DiffusersCheckpoint:
         autoencoder = self._part("vae", AutoencoderKL, torch.float32, device).eval()
         return lambda latents: decode(autoencoder, latents)
 
-    def _part(self, name: str, kind: type, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    def _part(self, name: str, kind: Any, dtype: torch.dtype, device: torch.device) -> Any:
         folder = self.folder / name
         plain = any(".fp16." not in path.name for path in (*folder.glob("*.safetensors"), *folder.glob("*.bin")))
         try:

@@ -1,19 +1,15 @@
-"""The transformer of a checkpoint: its shape read off its weights, and diffusers' module made of them."""
+"""The transformer of a checkpoint: diffusers' module made of its weights."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
-from ...errors import InputError
 from ..module_weights import filled
-
-HEAD_WIDTH = 64
+from .transformer_shape import transformer_config
 
 # Stability AI's names on the left, diffusers' on the right
 _OUTSIDE = {
@@ -66,35 +62,6 @@ def build_transformer(state: Mapping[str, Tensor], dtype: torch.dtype, device: t
     with torch.device("meta"):
         transformer = SD3Transformer2DModel(**config)
     return filled(transformer, dict(renamed(state, config["num_layers"])), "model", dtype, device)
-
-
-def transformer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of `SD3Transformer2DModel` read off the shapes of a state dict.
-
-    Raises:
-        InputError: parts are missing; names "model".
-    """
-    blocks = {int(key.split(".")[1]) for key in state if key.startswith("joint_blocks.")}
-    lacking = {"final_layer.linear.weight", "pos_embed"} - state.keys()
-    if lacking or blocks != set(range(len(blocks))):
-        raise InputError("model", f"its transformer lacks parts ({', '.join(sorted(lacking)) or 'blocks'})")
-    width, channels, patch = state["x_embedder.proj.weight"].shape[:3]
-    return {
-        "patch_size": patch,
-        "in_channels": channels,
-        "out_channels": state["final_layer.linear.weight"].shape[0] // patch**2,
-        "num_layers": len(blocks),
-        "attention_head_dim": HEAD_WIDTH,
-        "num_attention_heads": width // HEAD_WIDTH,
-        "joint_attention_dim": state["context_embedder.weight"].shape[1],
-        "caption_projection_dim": width,
-        "pooled_projection_dim": state["y_embedder.mlp.0.weight"].shape[1],
-        "pos_embed_max_size": math.isqrt(state["pos_embed"].shape[1]),
-        "dual_attention_layers": tuple(
-            n for n in sorted(blocks) if f"joint_blocks.{n}.x_block.attn2.qkv.weight" in state
-        ),
-        "qk_norm": "rms_norm" if "joint_blocks.0.x_block.attn.ln_q.weight" in state else None,
-    }
 
 
 def renamed(state: Mapping[str, Tensor], blocks: int) -> Iterator[tuple[str, Tensor]]:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..magictailor.tailoring import Tailoring
-from .apply import applied
+from ...magictailor.tailoring import Tailoring
+from .tailored_model import applied
 
 ATTRIBUTE = "magictailor_kept"
 

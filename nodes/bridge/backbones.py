@@ -1,18 +1,20 @@
 """What training and applying take from the host's MODEL, CLIP and VAE."""
 
+from __future__ import annotations
+
 from comfy import lora, model_sampling
 from comfy.model_patcher import ModelPatcher, get_key_weight
 from comfy.sd import CLIP, VAE
 from torch import Tensor, float32
 
-from ..magictailor.backbones import CheckpointWeights, Family, recognise, registered
-from ..magictailor.backbones.protocol import Schedule
-from ..magictailor.backbones.stable_diffusion.schedule import NoiseSchedule
-from ..magictailor.backbones.stable_diffusion_3 import TransformerFamily
-from ..magictailor.backbones.stable_diffusion_3.schedule import TIMESTEPS, RectifiedFlow
-from ..magictailor.errors import InputError
+from ...magictailor.backbones import CheckpointWeights, Family, recognise, registered
+from ...magictailor.backbones.protocol import Schedule
+from ...magictailor.backbones.stable_diffusion.schedule import NoiseSchedule
+from ...magictailor.backbones.stable_diffusion_3 import TransformerFamily
+from ...magictailor.backbones.stable_diffusion_3.schedule import TIMESTEPS, RectifiedFlow
+from ...magictailor.errors import InputError
 
-UNET_PREFIX = "diffusion_model."
+NETWORK_PREFIX = "diffusion_model."
 TRANSFORMER = ".transformer."
 QUANTIZATION_RECORDS = (".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_scale", ".pre_quant_scale")
 
@@ -21,7 +23,7 @@ def checkpoint_weights(model: ModelPatcher, clip: CLIP, vae: VAE) -> CheckpointW
     """The weights as the user would sample with them: LoRAs applied upstream are baked in. Changes nothing.
 
     Raises:
-        InputError: the MODEL is of no supported family; says what the host takes it for.
+        InputError: the MODEL is of no supported family, says what the host takes it for; or the CLIP is of another one.
     """
     family = family_of_model(model)
     require_clip(family, clip)
@@ -31,10 +33,10 @@ def checkpoint_weights(model: ModelPatcher, clip: CLIP, vae: VAE) -> CheckpointW
         if found:
             encoders.setdefault(name, {})[rest] = weight
     return CheckpointWeights(
-        network={key.removeprefix(UNET_PREFIX): w for key, w in baked(model, UNET_PREFIX).items()},
+        network={key.removeprefix(NETWORK_PREFIX): w for key, w in baked(model, NETWORK_PREFIX).items()},
         text_encoders=encoders,
         autoencoder=baked(vae.patcher),
-        schedule=schedule_of(model, family),
+        schedule=schedule_of(model),
         tokenizers={key: getattr(clip.tokenizer, key).tokenizer for key in family.embedding_keys},
         text_layer=clip.layer_idx,
     )
@@ -71,18 +73,18 @@ def _unpatched(patcher: ModelPatcher, key: str):
     return weight, convert
 
 
-def schedule_of(model: ModelPatcher, family: Family) -> Schedule:
+def schedule_of(model: ModelPatcher) -> Schedule:
     """The forward process, also as changed by ModelSamplingDiscrete and ModelSamplingSD3.
 
     Raises:
-        InputError: it is sampled in a way that the family's models are not trained for.
+        InputError: it is sampled in a way that its family's models are not trained for.
     """
-    sampling = model.get_model_object("model_sampling")
+    family, sampling = family_of_model(model), model.get_model_object("model_sampling")
     schedule = _flow(sampling) if isinstance(family, TransformerFamily) else _noise_schedule(sampling)
     if schedule is None:
         raise InputError(
             "model",
-            f"its sampling ({type(sampling).__name__}) is none that {family.title} is trained for; "
+            f"its sampling ({type(sampling).__name__}) is not what {family.title} is trained with; "
             "connect the checkpoint without sampling changes such as LCM or EDM",
         )
     return schedule
@@ -108,6 +110,15 @@ def _flow(sampling) -> RectifiedFlow | None:
     return RectifiedFlow(float(sampling.shift))
 
 
+def tokenizer_of(clip: CLIP):
+    """CLIP's tokenizer, which all text encoders of a Stable Diffusion checkpoint share."""
+    for attribute in ("clip_l", "clip_h", "clip_g"):
+        tokenizer = getattr(clip.tokenizer, attribute, None)
+        if tokenizer is not None:
+            return tokenizer.tokenizer
+    raise InputError("clip", "has no CLIP tokenizer")
+
+
 def family_of_model(model: ModelPatcher) -> Family:
     """The family of a MODEL.
 
@@ -118,7 +129,9 @@ def family_of_model(model: ModelPatcher) -> Family:
         return recognise(model.model.diffusion_model.state_dict(), prediction_of(model))
     except InputError as error:
         name = type(model.model.model_config).__name__
-        raise InputError(error.field, f"{error.message} (ComfyUI loaded this one as {name})") from error
+        raise InputError(
+            error.field, f"{error.message} (ComfyUI loaded this one as {name}); connect one of those"
+        ) from error
 
 
 def prediction_of(model: ModelPatcher) -> str:

@@ -6,8 +6,8 @@ from copy import copy
 from comfy.sd import CLIP
 from torch import Tensor
 
-from ..magictailor.tailoring import Tailoring
-from ..magictailor.tokens import split_at_tokens
+from ...magictailor.tailoring import Tailoring
+from ...magictailor.tokens import split_at_tokens
 
 
 class TailoredTokenizer:
@@ -22,7 +22,7 @@ class TailoredTokenizer:
         start: number of ids before those of the text: 1 for CLIP, 0 for T5.
     """
 
-    def __init__(self, tokenizer, rows: Mapping[str, Tensor], start: int = 1):
+    def __init__(self, tokenizer, rows: Mapping[str, Tensor], start: int):
         self._tokenizer = tokenizer
         self._rows = dict(rows)
         self._start = start
@@ -52,7 +52,7 @@ def tailored_clip(clip: CLIP, tailoring: Tailoring) -> CLIP:
     """A copy of a CLIP that knows the tokens; the given one stays as it is."""
     clip = clip.clone()
     clip.tokenizer = copy(clip.tokenizer)
-    # a family may do without some of its text encoders, of which the host keeps the tokenizers all the same
+    # where a text encoder is missing, the host has its tokenizer all the same
     for key in tailoring.tokens[0].rows:
         encoder_tokenizer = copy(getattr(clip.tokenizer, key))
         rows = {token.name: token.rows[key] for token in tailoring.tokens}

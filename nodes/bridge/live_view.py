@@ -1,4 +1,4 @@
-"""What the Train node shows while it works: progress, time left, a sample and the curves."""
+"""What a Train node shows while it works: progress, time left, a sample and the curves."""
 
 import logging
 import time
@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from ..magictailor.errors import InputError
-from ..magictailor.reference import Reference
-from ..magictailor.report.sheet import live_picture, reference_names, training_report
-from ..magictailor.sampling import Sketcher
-from ..magictailor.training import StepReport
+from ...magictailor.errors import InputError
+from ...magictailor.reference import Reference
+from ...magictailor.report.sheet import live_picture, reference_names, training_report
+from ...magictailor.sampling import Sketcher
+from ...magictailor.training import StepReport
 from . import host
 
 LARGEST_SIDE = 1040  # of the picture on the node, in pixels
@@ -23,18 +23,28 @@ class LiveView:
         sketcher: draws the samples.
         prompt: what they show.
         every: steps from one sample to the next; 0 draws none.
+        note: what stands below the progress, "" for nothing.
 
     Raises:
         InputError: the prompt is too long, or holds a token that is not learned; names "preview_prompt".
     """
 
-    def __init__(self, total_steps: int, references: Sequence[Reference], sketcher: Sketcher, prompt: str, every: int):
+    def __init__(
+        self,
+        total_steps: int,
+        references: Sequence[Reference],
+        sketcher: Sketcher,
+        prompt: str,
+        every: int,
+        note: str = "",
+    ):
         try:
             sketcher.model.require_readable(prompt)
         except InputError as error:
             raise InputError("preview_prompt", error.message) from error
         self.bar = host.progress_bar(total_steps)
         self.references, self.sketcher, self.prompt, self.every = references, sketcher, prompt, every
+        self.note = note
         self.history: list[StepReport] = []
         self.started = time.monotonic()
 
@@ -45,7 +55,7 @@ class LiveView:
         sample = self._unless_memory_runs_out(self._sample) if due else None
         self.bar.update_absolute(report.step, preview=sample and ("JPEG", sample, LARGEST_SIDE))
         seconds = (time.monotonic() - self.started) / report.step * (report.total_steps - report.step)
-        host.show_text(
+        self._show(
             f"{report.phase}, step {report.step} of {report.total_steps}, {duration(seconds)} left\n"
             f"loss {report.loss:.4f}"
         )
@@ -54,13 +64,16 @@ class LiveView:
     def report(self) -> Image.Image:
         """The sheet of a finished training; it is shown on the node too."""
         took = duration(time.monotonic() - self.started)
-        host.show_text("drawing the report")
+        self._show("drawing the report")
         sheet = self._unless_memory_runs_out(lambda: self._sheet(self.sketcher if self.every else None))
         if sheet is None:
             sheet = self._sheet(None)
         self.bar.update_absolute(self.bar.total, preview=("JPEG", sheet, LARGEST_SIDE))
-        host.show_text(f"{self.history[-1].total_steps} steps in {took}")
+        self._show(f"{self.history[-1].total_steps} steps in {took}")
         return sheet
+
+    def _show(self, text: str) -> None:
+        host.show_text("\n".join(filter(None, (text, self.note))))
 
     def _sheet(self, sketcher: Sketcher | None) -> Image.Image:
         model, resolution = self.sketcher.model, self.sketcher.resolution

@@ -1,0 +1,1 @@
+"""What stands between the nodes and the library, and is no node itself."""

@@ -1,0 +1,113 @@
+"""Inputs and outputs that several nodes have."""
+
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+from ...magictailor.config import defaults, knobs
+from .knobs import ON_TRAIN
+from .socket_types import Reference, Tailoring
+
+PREVIEW_EVERY = 50
+PREVIEW_PROMPT = "<v0> with <v1>"
+PREVIEW_STEPS = 20
+
+
+def knob_input(name: str, value: Any = None, optional: bool = False, note: str = "") -> io.WidgetInput:
+    """The widget of a hyper-parameter.
+
+    Args:
+        value: what it begins with, in place of the default.
+        note: a sentence to end the tooltip with.
+    """
+    knob, default = knobs()[name], defaults()[name]
+    facts = (
+        knob.unit and f"in {knob.unit}",
+        knob.symbol and f"{knob.symbol} in the paper",
+        f"default {default}",
+    )
+    shown = {
+        "default": default if value is None else value,
+        "tooltip": " ".join(filter(None, (knob.help, f"({', '.join(filter(None, facts))})", note))),
+        "advanced": knob.advanced and name not in ON_TRAIN,
+        "optional": optional,
+    }
+    if isinstance(default, bool):
+        return io.Boolean.Input(name, **shown)
+    if isinstance(default, str):
+        return io.Combo.Input(name, options=list(knob.choices), **shown)
+    if name == "seed":
+        shown["control_after_generate"] = io.ControlAfterGenerate.fixed
+    if isinstance(default, int):
+        return io.Int.Input(name, min=int(knob.low), max=int(knob.high), step=int(knob.step), **shown)
+    return io.Float.Input(name, min=knob.low, max=knob.high, step=knob.step, round=False, **shown)
+
+
+def training_inputs() -> list[io.Input]:
+    """The sockets that every training needs, but for the components."""
+    return [
+        io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. LoRAs applied before are baked in."),
+        io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint."),
+        io.Vae.Input("vae", tooltip="The VAE that pictures are encoded with."),
+        Reference.Input("concept", tooltip="What wears the components; becomes <v0>."),
+    ]
+
+
+def preview_inputs() -> list[io.WidgetInput]:
+    """How often a training draws samples, and what they show."""
+    return [
+        io.Int.Input(
+            "preview_every",
+            default=PREVIEW_EVERY,
+            min=0,
+            max=100_000,
+            optional=True,
+            tooltip="Steps from one sample on this node to the next; they do not change what is learned. "
+            "0 draws none, neither here nor in the report.",
+        ),
+        io.String.Input(
+            "preview_prompt",
+            default=PREVIEW_PROMPT,
+            optional=True,
+            tooltip="What the samples show, here and in the report: <v0> is the concept, <v1> the first component.",
+        ),
+    ]
+
+
+def preview_steps_input() -> io.Int.Input:
+    """How long the samples of a training take."""
+    return io.Int.Input(
+        "preview_steps",
+        default=PREVIEW_STEPS,
+        min=1,
+        max=1000,
+        optional=True,
+        advanced=True,
+        tooltip="DDIM steps of each sample: fewer take less time, more look cleaner.",
+    )
+
+
+def training_outputs() -> list[io.Output]:
+    """What a training gives."""
+    return [
+        Tailoring.Output(display_name="tailoring", tooltip="For Tailored Sampler, Apply Tailoring and Save Tailoring."),
+        io.LoraModel.Output(display_name="lora", tooltip="The LoRA alone, for the stock LoRA nodes."),
+        io.LossMap.Output(display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."),
+        io.Image.Output(
+            display_name="report",
+            tooltip="A sheet with what was learned from, the curves, the tokens' attention and samples.",
+        ),
+    ]
+
+
+def strength_input(advanced: bool = False) -> io.Float.Input:
+    """How strongly the LoRA of a tailoring is applied."""
+    return io.Float.Input(
+        "strength",
+        default=1.0,
+        min=-10.0,
+        max=10.0,
+        step=0.01,
+        advanced=advanced,
+        tooltip="How strongly the LoRA changes the model; 1 is as trained. The tokens are always used whole.",
+    )
