@@ -58,8 +58,8 @@ class MagicTailorSampler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=10000,
-                    tooltip="Sampling steps. 0 takes what suits the kind of model: 50 for Stable Diffusion 1.x, 2.x "
-                    "and SDXL, as in the paper. The node shows what it took.",
+                    tooltip="Sampling steps. 0 takes what suits the kind of model, for U-Nets the paper's 50. The node "
+                    "shows what it took.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -68,22 +68,21 @@ class MagicTailorSampler(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How closely to follow the prompt. 0 takes what suits the kind of model: 7.5 for Stable "
-                    "Diffusion 1.x, 2.x and SDXL, as in the paper.",
+                    tooltip="How closely to follow the prompt. 0 takes what suits the kind of model, for U-Nets the "
+                    "paper's 7.5.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
                     options=[AUTO, *comfy.samplers.KSampler.SAMPLERS],
                     default=AUTO,
-                    tooltip="The sampler. auto takes what suits the kind of model: ddim for Stable Diffusion 1.x, 2.x "
-                    "and SDXL, as in the paper.",
+                    tooltip="The sampler. auto takes what suits the kind of model, for U-Nets the paper's ddim.",
                 ),
                 io.Combo.Input(
                     "scheduler",
                     options=[AUTO, *comfy.samplers.KSampler.SCHEDULERS],
                     default=AUTO,
-                    tooltip="How the noise levels are spaced. auto takes what suits the kind of model: ddim_uniform "
-                    "for Stable Diffusion 1.x, 2.x and SDXL.",
+                    tooltip="How the noise levels are spaced. auto takes what suits the kind of model, for U-Nets "
+                    "ddim_uniform.",
                 ),
                 io.Float.Input(
                     "denoise",

@@ -30,7 +30,7 @@ class Kept:
     def conditioning(self, *texts: str | None) -> list[Any]:
         """Encode texts, or take what they gave the last time; None gives None."""
         self.encoded = {text: self.encoded.get(text) or self._encode(text) for text in texts if text is not None}
-        return [self.encoded.get(text) for text in texts]
+        return [None if text is None else self.encoded[text] for text in texts]
 
     def _encode(self, text: str):
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))

@@ -189,7 +189,7 @@ def test_an_image_without_the_thing_stops_with_its_number_word_and_best_score(mo
 
 def test_nothing_left_after_the_exclusion_is_an_error_of_its_own(monkeypatch, four_images):
     crafted = Crafted(monkeypatch)
-    with pytest.raises(InputError, match=r'^exclude: On image 1 nothing is left of "house" once "wall"'):
+    with pytest.raises(InputError, match=r'^exclude: on image 1 nothing is left of "house" once "wall"'):
         crafted.masks(four_images, "house", "wall")
     results = crafted.masks(four_images, "house", "wall", when_nothing_found="empty mask")
     assert [int(result.mask.sum()) for result in results] == [0, 0, 0, 0]
