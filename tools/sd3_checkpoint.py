@@ -97,7 +97,9 @@ def te_model_options(text_layers: int | None = None) -> dict[str, dict[str, int]
     """The host's own options for text encoders of these sizes."""
     options: dict[str, dict[str, int]] = {"t5xxl_model_config": dict(SMALL_T5)}
     if text_layers is not None:
-        options |= {f"{key}_model_config": {"num_hidden_layers": text_layers} for key in ("clip_l", "clip_g")}
+        # the last is what loaders of separate text encoders go by
+        names = ("clip_l_model_config", "clip_g_model_config", "model_config")
+        options |= {name: {"num_hidden_layers": text_layers} for name in names}
     return options
 
 

@@ -199,8 +199,7 @@ def test_separate_text_encoders_are_taken(tmp_path, whole, build, keys, dtype):
 
     paths = []
     for key in keys:
-        # these loaders want CLIP-L whole
-        state = small.text_encoder_state(key, None if key == "clip_l" else TEXT_LAYERS)
+        state = small.text_encoder_state(key, TEXT_LAYERS)
         if key == "t5xxl":
             state = {name: tensor.to(dtype) if tensor.ndim > 1 else tensor for name, tensor in state.items()}
         paths.append(str(save_torch(state, tmp_path / f"{key}.ckpt")))
@@ -247,7 +246,7 @@ def test_the_shift_is_the_loaded_models_and_a_foreign_sampling_is_refused(whole,
     assert torch.allclose(1000 * schedule.noise_levels(shares), sampling.timestep(sampling.sigma(1000 * shares)))
     for foreign in (
         ModelSamplingDiscrete().patch(model, "lcm", False)[0],
-        ModelSamplingAuraFlow().patch(model, 1.7)[0],
+        ModelSamplingAuraFlow().patch_aura(model, 1.7)[0],
     ):
         with pytest.raises(ValueError, match="^model: its sampling"):
             bridge.schedule_of(foreign)
