@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import pytest
 import torch
 
+from magictailor.backbones.stable_diffusion_3 import TransformerFamily
 from tools import sd3_checkpoint as small
 from tools.random_weights import save_torch
 
@@ -435,6 +437,69 @@ class _Watched:
 
     def __getattr__(self, name):
         return getattr(self.model, name)
+
+
+# --- without the host
+
+
+@pytest.fixture(scope="module")
+def checkpoints(comfy_root, tmp_path_factory):
+    """The same weights as a single file, and as a folder in diffusers' layout."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from magictailor.backbones import autoencoder, clip, t5
+    from magictailor.backbones.module_weights import below
+    from magictailor.backbones.stable_diffusion_3.transformer import build_transformer
+
+    tensors = small.sd3_state_dict(small.SD35_MEDIUM, ("clip_l", "t5xxl"), TEXT_LAYERS, autoencoder=32)
+    file = save_torch(tensors, tmp_path_factory.mktemp("file") / "sd35.ckpt")
+    folder, form = tmp_path_factory.mktemp("folder"), (torch.float32, torch.device("cpu"))
+    build_transformer(below(tensors, "model.diffusion_model."), *form).save_pretrained(folder / "transformer")
+    clip_l = below(tensors, "text_encoders.clip_l.transformer.") | {"text_projection.weight": torch.eye(768)}
+    description = dataclasses.replace(TransformerFamily.text_encoders[0], pooled=True)
+    clip.build_text_encoder(clip_l, description, *form).save_pretrained(folder / "text_encoder")
+    t5.build_t5_encoder(below(tensors, "text_encoders.t5xxl.transformer."), *form).save_pretrained(
+        folder / "text_encoder_3"
+    )
+    vae = below(tensors, "first_stage_model.")
+    whole = autoencoder.build_autoencoder(vae, *form, channels=16)
+    whole.decoder = autoencoder.build_decoder(vae, *form).decoder
+    whole.save_pretrained(folder / "vae")
+    FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
+    shutil.copytree(comfy_root / "comfy" / "sd1_tokenizer", folder / "tokenizer")
+    shutil.copytree(comfy_root / "comfy" / "text_encoders" / "t5_tokenizer", folder / "tokenizer_3")
+    return {"file": [str(file), "--tokenizer", str(comfy_root / "comfy" / "sd1_tokenizer")], "folder": [str(folder)]}
+
+
+def test_the_command_line_takes_a_file_and_a_folder(checkpoints, rendered_pair, tmp_path):
+    from magictailor.__main__ import main
+    from magictailor.formats.tailoring_file import load_tailoring
+
+    found = {}
+    for kind, checkpoint in checkpoints.items():
+        common = [
+            "--pretrained_model_name_or_path",
+            *checkpoint,
+            "--device",
+            "cpu",
+            "--output_dir",
+            str(tmp_path / kind),
+        ]
+        steps = ["--phase1_train_steps", "1", "--phase2_train_steps", "1", "--phase1_learning_rate", "5e-3"]
+        sizes = ["--resolution", str(SIDE), "--lora_rank", "4"]
+        assert main(["train", "--instance_data_dir", str(rendered_pair), *common, *steps, *sizes]) == 0
+        (saved,) = (tmp_path / kind).glob("*roof_a.safetensors")
+        drawing = ["--steps", "2", "--width", str(SIDE), "--height", str(SIDE)]
+        assert main(["sample", "--model_path", str(saved), *common, *drawing]) == 0
+        assert len(list((tmp_path / kind).glob("*.png"))) == 1
+        found[kind] = load_tailoring(saved)
+    file, folder = found["file"], found["folder"]
+    assert file.family_name == "sd3.5_medium" and set(file.tokens[0].rows) == {"clip_l", "t5xxl"}
+    for key, tensor in file.lora.items():
+        assert torch.allclose(tensor, folder.lora[key], atol=1e-4), key
+    assert all(tensor.any() for key, tensor in file.lora.items() if key.endswith(".lora_B.weight"))
+    for mine, other in zip(file.tokens, folder.tokens, strict=True):
+        assert all(torch.allclose(mine.rows[key], other.rows[key], atol=1e-4) for key in mine.rows)
 
 
 # --- what does not fit
