@@ -9,9 +9,26 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...magictailor.backbones.attention_capture import coarse_size, token_column
+from ...magictailor.backbones.stable_diffusion import UNetFamily
 from ...magictailor.backbones.stable_diffusion.unet_shape import watched_blocks
+from ...magictailor.errors import InputError
 from ...magictailor.tokens import positions_of
-from .backbones import tokenizer_of
+from .backbones import family_of_model, tokenizer_of
+
+
+def require_cross_attention(model) -> None:
+    """Refuse a MODEL of a kind whose attention on the prompt cannot be read here.
+
+    Raises:
+        InputError: names "model".
+    """
+    family = family_of_model(model)
+    if not isinstance(family, UNetFamily):
+        raise InputError(
+            "model",
+            f"is {family.title}, in which text and picture attend to each other in one layer, and that is not drawn "
+            "here; the report of MagicTailor Train shows where it looks for each token",
+        )
 
 
 def attention(

@@ -46,7 +46,7 @@ def knob_input(name: str, value: Any = None, optional: bool = False, note: str =
 def training_inputs() -> list[io.Input]:
     """The sockets that every training needs, but for the components."""
     return [
-        io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x or SDXL. LoRAs applied before are baked in."),
+        io.Model.Input("model", tooltip="Stable Diffusion 1.x, 2.x, XL, 3 or 3.5. LoRAs applied before are baked in."),
         io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint."),
         io.Vae.Input("vae", tooltip="The VAE that pictures are encoded with."),
         Reference.Input("concept", tooltip="What wears the components; becomes <v0>."),
