@@ -6,7 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_MARK = 1024.0  # a power of two; small shares would lose digits in float16
+_EXTRA = 8  # channels; fused kernels want multiples of it
 
 
 def token_column(query: Tensor, key: Tensor, columns: Tensor, scale: float) -> Tensor:
@@ -25,6 +29,30 @@ def token_column(query: Tensor, key: Tensor, columns: Tensor, scale: float) -> T
     index = columns.view(-1, 1, 1, 1).expand(*logits.shape[:3], 1)
     column = logits.gather(-1, index).squeeze(-1) - logits.logsumexp(-1)
     return column.exp().mean(1)
+
+
+def attend_and_share(query: Tensor, key: Tensor, value: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Scaled dot-product attention, and the probability some key positions get together, averaged over heads.
+
+    No map is ever made, forward or backward: what is mixed by the probabilities gets channels that are zero but at
+    these positions, and the fused kernel mixes them along with the values.
+
+    Args:
+        query: (B, heads, N, d).
+        key, value: (B, heads, L, d).
+        columns: (B, P) different positions 0..L-1.
+
+    Returns:
+        (B, heads, N, d), and (B, N) float32.
+    """
+    width = query.shape[-1]
+    marks = value.new_zeros(len(value), 1, value.shape[2], _EXTRA)
+    marks[..., 0] = marks[..., 0].scatter(-1, columns[:, None], _MARK)
+    marked = torch.cat([value, marks.expand(-1, value.shape[1], -1, -1)], dim=-1)
+    # kernels that keep no map need queries as wide as values
+    query, key = F.pad(query, (0, _EXTRA)), F.pad(key, (0, _EXTRA))
+    mixed = F.scaled_dot_product_attention(query, key, marked, scale=width**-0.5)
+    return mixed[..., :width], mixed[..., width].float().mean(1) / _MARK
 
 
 def coarse_size(size: Sequence[int], positions: int) -> tuple[int, int]:

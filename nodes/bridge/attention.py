@@ -1,6 +1,6 @@
-"""Where the host's own U-Net looks for the words of a prompt."""
+"""Where the host's own network looks for the words of a prompt."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Container, Hashable, Sequence
 
 import comfy.sample
 import comfy.samplers
@@ -8,27 +8,13 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...magictailor.backbones.attention_capture import coarse_size, token_column
-from ...magictailor.backbones.stable_diffusion import UNetFamily
-from ...magictailor.backbones.stable_diffusion.unet_shape import watched_blocks
-from ...magictailor.errors import InputError
+from ...magictailor.backbones.attention_capture import attend_and_share, coarse_size, token_column
+from ...magictailor.backbones.stable_diffusion import unet_shape
+from ...magictailor.backbones.stable_diffusion_3 import TransformerFamily, transformer_shape
 from ...magictailor.tokens import positions_of
-from .backbones import family_of_model, tokenizer_of
+from .backbones import family_of_model, text_encoders_of
 
-
-def require_cross_attention(model) -> None:
-    """Refuse a MODEL of a kind whose attention on the prompt cannot be read here.
-
-    Raises:
-        InputError: names "model".
-    """
-    family = family_of_model(model)
-    if not isinstance(family, UNetFamily):
-        raise InputError(
-            "model",
-            f"is {family.title}, in which text and picture attend to each other in one layer, and that is not drawn "
-            "here; the report of MagicTailor Train shows where it looks for each token",
-        )
+CLIP_ENCODERS = ("clip_l", "clip_h", "clip_g")
 
 
 def attention(
@@ -39,10 +25,10 @@ def attention(
     Args:
         columns: positions of each word in the prompt.
     """
-    watch = _Watch([column for word in columns for column in word])
     model = model.clone()
-    for name, number in watched_blocks(model.model.diffusion_model.state_dict()):
-        model.set_model_attn2_replace(watch, name, number)
+    watch = (_watch_joint if isinstance(family_of_model(model), TransformerFamily) else _watch_cross)(
+        model, latents, columns
+    )
     sigma = model.get_model_object("model_sampling").sigma(torch.tensor(noise_level * 999)).item()
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     # one step of sampling is one look; without guidance it is at the prompt alone
@@ -59,30 +45,56 @@ def attention(
         seed=seed,
     )
     mean = torch.stack(watch.collected).mean(0)
-    words = [pieces.sum(1) for pieces in mean.split([len(word) for word in columns], dim=1)]
-    return torch.stack(words, dim=1).unflatten(-1, coarse_size(latents.shape[-2:], mean.shape[-1])).cpu()
+    return mean.unflatten(-1, coarse_size(latents.shape[-2:], mean.shape[-1])).cpu()
 
 
 def positions(clip, prompt: str, word: str) -> list[int]:
-    """Positions of a word, or of a token's name, in a prompt as the host reads it: 77 for every chunk."""
-    in_prompt, alone = (
-        [_comparable(token) for chunk in next(iter(clip.tokenize(text).values())) for token, _ in chunk]
-        for text in (prompt, word)
-    )
-    end = tokenizer_of(clip)("")["input_ids"][-1]
-    return positions_of(alone[1 : alone.index(end)], in_prompt)
+    """Positions of a word, or of a token's name, among the text keys as the host reads a prompt.
+
+    77 for every chunk of CLIP, whose encoders lie side by side; then those of T5.
+    """
+    connected = text_encoders_of(clip)
+    in_prompt, alone = clip.tokenize(prompt), clip.tokenize(word)
+    found, before = [], 0
+    for key in (next((key for key in CLIP_ENCODERS if key in connected), None), "t5xxl"):
+        if key not in connected:
+            continue
+        tokenizer, name = getattr(clip.tokenizer, key), key.removeprefix("clip_")
+        read, pieces = (
+            [_comparable(token) for chunk in chunks[name] for token, _ in chunk] for chunks in (in_prompt, alone)
+        )
+        pieces = pieces[tokenizer.tokens_start : pieces.index(tokenizer.end_token)]
+        found += [before + place for place in positions_of(pieces, read)]
+        before += len(read)
+    return found
 
 
-class _Watch:
-    """Replaces the host's cross-attention by the same, and keeps what some columns get.
+def _watch_cross(model, latents: Tensor, columns: Sequence[Sequence[int]]) -> "_CrossWatch":
+    watch = _CrossWatch(columns)
+    for name, number in unet_shape.watched_blocks(model.model.diffusion_model.state_dict()):
+        model.set_model_attn2_replace(watch, name, number)
+    return watch
+
+
+def _watch_joint(model, latents: Tensor, columns: Sequence[Sequence[int]]) -> "_JointWatch":
+    network = model.model.diffusion_model
+    height, width = (-(-side // network.patch_size) for side in latents.shape[-2:])
+    blocks = transformer_shape.watched_blocks(len(network.joint_blocks))
+    watch = _JointWatch(columns, height * width, blocks)
+    model.model_options["transformer_options"]["optimized_attention_override"] = watch
+    return watch
+
+
+class _CrossWatch:
+    """Replaces the cross-attention of the host's U-Net by the same, and keeps what some words get.
 
     Args:
-        columns: positions in the prompt.
+        columns: positions of each word in the prompt.
     """
 
-    def __init__(self, columns: Sequence[int]):
+    def __init__(self, columns: Sequence[Sequence[int]]):
         self.columns = columns
-        self.collected: list[Tensor] = []  # (B, columns, N)
+        self.collected: list[Tensor] = []  # (B, words, N)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, options: dict) -> Tensor:
         self.collected.append(self._shares(query, key, options["n_heads"]))
@@ -91,16 +103,46 @@ class _Watch:
         )
 
     def _shares(self, query: Tensor, key: Tensor, heads: int) -> Tensor:
-        query, key = (states.unflatten(-1, (heads, -1)).transpose(1, 2) for states in (query, key))
+        query, key = (_by_head(states, heads) for states in (query, key))
         scale = query.shape[-1] ** -0.5
-        batch = len(query)
-        return torch.stack(
-            [
-                token_column(query, key, torch.full((batch,), column, device=query.device), scale)
-                for column in self.columns
-            ],
-            dim=1,
-        )
+
+        def share(column: int) -> Tensor:
+            return token_column(query, key, torch.full((len(query),), column, device=query.device), scale)
+
+        return torch.stack([sum(share(column) for column in word) for word in self.columns], dim=1)
+
+
+class _JointWatch:
+    """Stands before the attention of the host's MM-DiT, and keeps what some words get of the picture's attention.
+
+    Args:
+        columns: positions of each word among the text keys, which the host has before the image's.
+        positions: of the image.
+        blocks: numbers of those that are watched.
+    """
+
+    def __init__(self, columns: Sequence[Sequence[int]], positions: int, blocks: Container[int]):
+        self.columns, self.positions, self.blocks = columns, positions, blocks
+        self.block = 0
+        self.collected: list[Tensor] = []  # (B, words, N)
+
+    def __call__(self, attend, query: Tensor, key: Tensor, value: Tensor, heads: int, *more, **options) -> Tensor:
+        text = query.shape[1] - self.positions
+        # a second attention is among image positions alone
+        if text > 0:
+            if self.block in self.blocks:
+                self.collected.append(self._shares(query[:, text:], key, heads))
+            self.block += 1
+        return attend(query, key, value, heads, *more, **options)
+
+    def _shares(self, query: Tensor, key: Tensor, heads: int) -> Tensor:
+        query, key = (_by_head(states, heads) for states in (query, key))
+        places = (torch.tensor([word] * len(query), device=query.device) for word in self.columns)
+        return torch.stack([attend_and_share(query, key, key, columns)[1] for columns in places], dim=1)
+
+
+def _by_head(states: Tensor, heads: int) -> Tensor:
+    return states.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _comparable(token: int | Tensor) -> Hashable:

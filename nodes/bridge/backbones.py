@@ -110,15 +110,6 @@ def _flow(sampling) -> RectifiedFlow | None:
     return RectifiedFlow(float(sampling.shift))
 
 
-def tokenizer_of(clip: CLIP):
-    """CLIP's tokenizer, which all text encoders of a Stable Diffusion checkpoint share."""
-    for attribute in ("clip_l", "clip_h", "clip_g"):
-        tokenizer = getattr(clip.tokenizer, attribute, None)
-        if tokenizer is not None:
-            return tokenizer.tokenizer
-    raise InputError("clip", "has no CLIP tokenizer")
-
-
 def family_of_model(model: ModelPatcher) -> Family:
     """The family of a MODEL.
 

@@ -25,40 +25,13 @@ import torch.nn.functional as F
 from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
-from ..attention_capture import AttentionCapture
+from ..attention_capture import AttentionCapture, attend_and_share
 from .transformer_shape import watched_blocks
-
-MARK = 1024.0  # a power of two; small shares would lose digits in float16
-EXTRA = 8  # channels; fused kernels want multiples of it
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention: query (B, heads, N, d); key, value (B, heads, L, d) -> (B, heads, N, d)."""
     return F.scaled_dot_product_attention(query, key, value)
-
-
-def attend_and_share(query: Tensor, key: Tensor, value: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, and the attention probability that some key positions get together, averaged over heads.
-
-    No map is ever made, forward or backward: what is mixed by the probabilities gets channels that are zero but at
-    these positions, and the fused kernel mixes them along with the values.
-
-    Args:
-        query: (B, heads, N, d).
-        key, value: (B, heads, L, d).
-        columns: (B, P) different positions 0..L-1.
-
-    Returns:
-        (B, heads, N, d), and (B, N) float32.
-    """
-    width = query.shape[-1]
-    marks = value.new_zeros(len(value), 1, value.shape[2], EXTRA)
-    marks[..., 0] = marks[..., 0].scatter(-1, columns[:, None], MARK)
-    marked = torch.cat([value, marks.expand(-1, value.shape[1], -1, -1)], dim=-1)
-    # kernels that keep no map need queries as wide as values
-    query, key = F.pad(query, (0, EXTRA)), F.pad(key, (0, EXTRA))
-    mixed = F.scaled_dot_product_attention(query, key, marked, scale=width**-0.5)
-    return mixed[..., :width], mixed[..., width].float().mean(1) / MARK
 
 
 class JointAttention:
