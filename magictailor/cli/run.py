@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..backbones import Checkpoint, open_checkpoint
 from ..config import TailorConfig
 from ..errors import InputError
 from ..formats.new_file import checked_name, new_file
-from ..formats.pair_folder import PairPart, load_pair
+from ..formats.pair_folder import MASKS, PairPart, load_pair
 from ..formats.tailoring_file import SavedTailoring, load_tailoring, save_with_embeddings
 from ..masks.detections import Detections
 from ..masks.grounded_sam import load_grounded_sam
@@ -131,7 +132,7 @@ def masks_command(arguments: argparse.Namespace) -> None:
             when_nothing_found="empty mask",
         )
         if found.mask.any():
-            path = arguments.instance_data_dir / "masks" / f"{Path(part.names[n]).stem}.png"
+            path = arguments.instance_data_dir / MASKS / f"{Path(part.names[n]).stem}.png"
             _write_picture(found.mask[None], path)
             tqdm.write(str(path))
         else:
@@ -151,7 +152,10 @@ def _pair(folder: Path) -> tuple[PairPart, ...]:
     folder = folder.resolve()
     if not folder.is_dir():
         raise InputError("instance_data_dir", f"there is no folder {folder}")
-    return load_pair(folder)
+    parts = load_pair(folder)
+    for note in (note for part in parts for note in part.notes):
+        tqdm.write(f"note: {note}", file=sys.stderr)
+    return parts
 
 
 def _opened(arguments: argparse.Namespace) -> Checkpoint:
