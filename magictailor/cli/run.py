@@ -17,7 +17,8 @@ from tqdm import tqdm
 from ..backbones import Checkpoint, open_checkpoint
 from ..config import TailorConfig
 from ..errors import InputError
-from ..formats.new_file import checked_name, new_file
+from ..formats.file_name import checked_name
+from ..formats.new_file import new_file
 from ..formats.pair_folder import MASKS, PairPart, load_pair
 from ..formats.tailoring_file import SavedTailoring, load_tailoring, save_with_embeddings
 from ..masks.detections import Detections
@@ -38,7 +39,9 @@ def train_command(arguments: argparse.Namespace) -> None:
     config = config_of(arguments)
     references = [part.reference() for part in _pair(arguments.instance_data_dir)]
     # told now, not after the training
-    name = checked_name(arguments.name or arguments.instance_data_dir.resolve().name)
+    name = checked_name(
+        arguments.name or arguments.instance_data_dir.resolve().name, added=_unfinished(config.total_steps)
+    )
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = _opened(arguments)
     model = checkpoint.model([reference.class_word for reference in references], config, _device(arguments))
@@ -51,8 +54,7 @@ def train_command(arguments: argparse.Namespace) -> None:
                 bar.update()
     except TrainingDiverged as error:
         if training.steps_done:
-            unfinished = f"{name}_stopped_at_step_{error.step}"
-            _print_paths(_saved(training.result().tailoring, unfinished, arguments.output_dir))
+            _print_paths(_saved(training.result().tailoring, name + _unfinished(error.step), arguments.output_dir))
         raise
     _print_paths(_saved(training.result().tailoring, name, arguments.output_dir))
 
@@ -173,6 +175,10 @@ def _require(arguments: argparse.Namespace, *names: str) -> None:
     for name in names:
         if getattr(arguments, name) < 1:
             raise InputError(name, "has to be 1 or more")
+
+
+def _unfinished(step: int) -> str:
+    return f"_stopped_at_step_{step}"
 
 
 def _saved(tailoring: Tailoring, name: str, folder: Path) -> SavedTailoring:
