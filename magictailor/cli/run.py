@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -16,8 +17,9 @@ from tqdm import tqdm
 from ..backbones import Checkpoint, open_checkpoint
 from ..config import TailorConfig
 from ..errors import InputError
-from ..formats.new_file import checked_name, new_file
-from ..formats.pair_folder import PairPart, load_pair
+from ..formats.file_name import checked_name
+from ..formats.new_file import new_file
+from ..formats.pair_folder import MASKS, PairPart, load_pair
 from ..formats.tailoring_file import SavedTailoring, load_tailoring, save_with_embeddings
 from ..masks.detections import Detections
 from ..masks.grounded_sam import load_grounded_sam
@@ -37,7 +39,9 @@ def train_command(arguments: argparse.Namespace) -> None:
     config = config_of(arguments)
     references = [part.reference() for part in _pair(arguments.instance_data_dir)]
     # told now, not after the training
-    name = checked_name(arguments.name or arguments.instance_data_dir.resolve().name)
+    name = checked_name(
+        arguments.name or arguments.instance_data_dir.resolve().name, added=_unfinished(config.total_steps)
+    )
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = _opened(arguments)
     model = checkpoint.model([reference.class_word for reference in references], config, _device(arguments))
@@ -50,8 +54,7 @@ def train_command(arguments: argparse.Namespace) -> None:
                 bar.update()
     except TrainingDiverged as error:
         if training.steps_done:
-            unfinished = f"{name}_stopped_at_step_{error.step}"
-            _print_paths(_saved(training.result().tailoring, unfinished, arguments.output_dir))
+            _print_paths(_saved(training.result().tailoring, name + _unfinished(error.step), arguments.output_dir))
         raise
     _print_paths(_saved(training.result().tailoring, name, arguments.output_dir))
 
@@ -131,7 +134,7 @@ def masks_command(arguments: argparse.Namespace) -> None:
             when_nothing_found="empty mask",
         )
         if found.mask.any():
-            path = arguments.instance_data_dir / "masks" / f"{Path(part.names[n]).stem}.png"
+            path = arguments.instance_data_dir / MASKS / f"{Path(part.names[n]).stem}.png"
             _write_picture(found.mask[None], path)
             tqdm.write(str(path))
         else:
@@ -151,7 +154,10 @@ def _pair(folder: Path) -> tuple[PairPart, ...]:
     folder = folder.resolve()
     if not folder.is_dir():
         raise InputError("instance_data_dir", f"there is no folder {folder}")
-    return load_pair(folder)
+    parts = load_pair(folder)
+    for note in (note for part in parts for note in part.notes):
+        tqdm.write(f"note: {note}", file=sys.stderr)
+    return parts
 
 
 def _opened(arguments: argparse.Namespace) -> Checkpoint:
@@ -169,6 +175,10 @@ def _require(arguments: argparse.Namespace, *names: str) -> None:
     for name in names:
         if getattr(arguments, name) < 1:
             raise InputError(name, "has to be 1 or more")
+
+
+def _unfinished(step: int) -> str:
+    return f"_stopped_at_step_{step}"
 
 
 def _saved(tailoring: Tailoring, name: str, folder: Path) -> SavedTailoring:

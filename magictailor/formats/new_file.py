@@ -1,33 +1,12 @@
-"""Files that are written whole or not at all, and never over another; and what they may be called."""
+"""Files that are written whole or not at all, and never over another."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-
-from ..errors import InputError
-
-_NAME = re.compile(r"[^<>:\"/\\|?*\[\]\x00-\x1f]+")
-
-
-def checked_name(name: str) -> str:
-    """A name for the files of a tailoring: may hold `/` for subfolders, may not lead out of the folder.
-
-    Raises:
-        InputError: it is empty, absolute, climbs with `..`, or holds characters that file names cannot have.
-    """
-    parts = name.strip().replace("\\", "/").removesuffix(".safetensors").split("/")
-    for part in parts:
-        if not part.strip(". ") or part != part.strip() or not _NAME.fullmatch(part):
-            raise InputError(
-                "name",
-                f"{name!r} cannot be a file name; use letters, digits, - and _, and / for a subfolder: people/anna",
-            )
-    return "/".join(parts)
 
 
 @contextmanager

@@ -26,7 +26,8 @@ from ..errors import InputError
 from ..report.thumbnail import thumbnail_jpeg
 from ..tailoring import Tailoring, Token
 from ..tokens import TOKEN
-from .new_file import checked_name, new_file
+from .file_name import checked_name, prompt_name
+from .new_file import new_file
 from .released_program import LORA_FILE, is_released, load_released
 
 RECORD = "magictailor"
@@ -85,7 +86,7 @@ def save_with_embeddings(
     Args:
         wanted: name, see `checked_name`.
         loras: folder of the tailoring.
-        embeddings: folder of the embeddings, which are called like the tailoring with _v0, _v1 ... added.
+        embeddings: folder of the embeddings, called as `embedding_name` says.
         thumbnail: as in `save_tailoring`.
 
     Raises:
@@ -113,8 +114,11 @@ def save_with_embeddings(
 
 
 def embedding_name(saved: str, token: Token) -> str:
-    """What the embedding of a token is called beside a tailoring saved under that name: people/anna_v0."""
-    return f"{saved}_{token.name.strip('<>')}"
+    """What the embedding of a token is called beside a tailoring saved under that name: people/anna_v0.
+
+    Prompts can hold it, so it is not always the tailoring's own name, see `prompt_name`.
+    """
+    return f"{prompt_name(saved)}_{token.name.strip('<>')}"
 
 
 def metadata_of(tailoring: Tailoring, name: str) -> dict[str, str]:

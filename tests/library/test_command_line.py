@@ -258,6 +258,9 @@ def error_of(capsys):
         (["--pretrained_model_name_or_path", "nowhere.safetensors"], "there is no nowhere.safetensors"),
         (["--tokenizer", "nowhere"], "tokenizer: no CLIP vocabulary in nowhere; give "),
         (["--name", "../x"], "name: '../x' cannot be a file name"),
+        (["--name", "aux.b"], "name: 'aux.b' cannot be a file name: Windows keeps aux for itself"),
+        # with what is added to the name of a training that stops early
+        (["--name", "x" * 220], "cannot be a file name: it is "),
         (["--device", "warp"], "device: 'warp' cannot be used"),
     ],
 )
@@ -350,6 +353,13 @@ def unmasked(rendered_pair, tmp_path):
 def run_masks(folder, *more):
     files = ["--grounding_dino", "d", "--sam", "s", "--bert", "b"]
     return main(["masks", "--instance_data_dir", str(folder), *files, "--device", "cpu", *more])
+
+
+def test_what_was_decided_in_reading_is_told(unmasked, finder, capsys):
+    (unmasked / "1_roof_a9.psd").write_bytes(b"8BPS")
+    assert run_masks(unmasked) == 0
+    note = "note: 1_roof_a9.psd is left out: it is not a picture of a format that is read"
+    assert note in capsys.readouterr().err.splitlines()
 
 
 def test_only_missing_masks_are_made(unmasked, finder, capsys):

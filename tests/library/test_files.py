@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from magictailor.errors import InputError
-from magictailor.formats.new_file import checked_name
+from magictailor.formats.file_name import LONGEST, checked_name, prompt_name
 from magictailor.formats.tailoring_file import load_tailoring, save_embedding, save_tailoring, save_with_embeddings
 from magictailor.training import train
 
@@ -247,14 +247,81 @@ def test_tensors_that_contradict_the_record_are_refused(saved, change, reason):
         load_tailoring(saved)
 
 
-@pytest.mark.parametrize("name", ["tower", "people/anna", "a b-c_d.1", " tower ", "tower.safetensors", "塔"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tower",
+        "people/anna",
+        "a b-c_d.1",
+        " tower ",
+        "tower.safetensors",
+        "塔",
+        "console",
+        "com",
+        "a.con",
+        ".a",
+        "نام\u200cها",
+        "x" * 200,
+    ],
+)
 def test_usable_names(name):
     assert checked_name(name) == name.strip().removesuffix(".safetensors")
 
 
-@pytest.mark.parametrize(
-    "name", ["", " ", "..", "../x", "a/../b", "/etc/x", "a//b", "C:\\x", "a\\..\\b", "x<v0>", "a\0b", "a[b", "."]
-)
-def test_names_that_lead_out_of_the_folder_or_cannot_be_files(name):
-    with pytest.raises(InputError, match="^name: "):
+FAULTS = {
+    "left out": ["", " ", "..", "../x", "a/../b", "/etc/x", "a//b", ".", "a/", ".safetensors", "a\\..\\b"],
+    "it holds ": ["C:\\x", "x<v0>", "a[b", 'say "a"', "a|b", "why?", "*"],
+    "ends with": ["x./y", "x.", "x /y", "x/ y", "a.."],
+    "Windows keeps": ["CON", "nul", "aux.b", "Com1", "lpt9.x.y", "people/PRN", "con/x", "nul .a", "COM²"],
+    "cannot be seen": [f"a{hidden}b" for hidden in "\0\n\x7f\u202e\u2066\u200f\u2028\ud800"],
+    "bytes too long": ["x" * 243, "塔" * 85, f"{'x' * 256}/y", "ü" * 120],
+}
+
+
+@pytest.mark.parametrize(("name", "fault"), [(name, fault) for fault, names in FAULTS.items() for name in names])
+def test_names_that_cannot_be_files_on_every_system(name, fault):
+    with pytest.raises(InputError, match=f"^name: .* cannot be a file name: .*{fault}"):
         checked_name(name)
+
+
+def test_the_longest_name_leaves_room_for_all_that_is_added(tailoring, tmp_path):
+    name = "塔" * 78
+    with pytest.raises(InputError, match="1 bytes too long"):
+        checked_name(name + "xx")
+    name = checked_name(name + "x")
+    assert len(f"{name}_9999_v9.safetensors".encode()) == LONGEST
+    saved = [save_with_embeddings(tailoring, name, tmp_path, tmp_path / "embeddings") for _ in range(2)]
+    assert saved[1].name == f"{name}_2" and all(path.is_file() for path in (saved[1].tailoring, *saved[1].embeddings))
+    with pytest.raises(InputError, match="4 bytes too long"):
+        checked_name(name, added="_end")
+
+
+def test_one_name_however_its_accents_were_typed():
+    assert checked_name("u\u0308ber") == checked_name("\u00fcber") == "\u00fcber"
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("tower", "tower"),
+        ("house_a+roof_a", "house_a+roof_a"),
+        ("red house (v2)", "red_house_v2"),
+        ("house(v2)", "house_v2"),
+        ("ünïcode", "unicode"),
+        ("a,b{c}'d", "a_b_c_d"),
+        ("my people/anna é", "my_people/anna_e"),
+        ("a\u3000b\u00a0c", "a_b_c"),
+        ("塔 2", "塔_2"),
+        ("한글", "한글"),
+        ("(!)", "tailoring"),
+    ],
+)
+def test_a_name_that_prompts_can_hold(name, written):
+    assert prompt_name(checked_name(name)) == written
+
+
+def test_the_tailoring_keeps_its_name_and_its_embeddings_get_one_for_prompts(tailoring, tmp_path):
+    (tmp_path / "red_house_v0.safetensors").write_bytes(b"somebody's work")
+    saved = save_with_embeddings(tailoring, "red house", tmp_path, tmp_path)
+    assert saved.tailoring.name == "red house_2.safetensors"
+    assert [path.name for path in saved.embeddings] == ["red_house_2_v0.safetensors", "red_house_2_v1.safetensors"]
