@@ -15,6 +15,7 @@ from ..errors import InputError
 
 _NAME = re.compile(r"[^<>:\"/\\|?*\[\]\x00-\x1f]+")
 _TEMPORARY = ".magictailor_"
+_TEMPORARY_NAME = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}\.tmp|\.tmp[0-9A-Za-z]{{6}}")
 
 
 def checked_name(name: str) -> str:
@@ -62,11 +63,15 @@ def new_file(path: Path) -> Iterator[Path]:
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # of a short name, whatever the wanted one, and without chmod, which some mounts refuse
+    # of a short name, whatever the wanted one
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}.tmp")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    rights = temporary.stat().st_mode
     try:
         yield temporary
+        # safetensors replaces the file by one that only its owner can read; some mounts refuse to change that
+        with suppress(OSError):
+            temporary.chmod(rights)
         _flush(temporary)
         _name(temporary, path)
     finally:
@@ -75,8 +80,8 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file is one that `new_file` writes to, which a process left that was killed meanwhile."""
-    return path.name.startswith(_TEMPORARY) and path.suffix == ".tmp"
+    """Whether a file is one that was written to when its process was killed: of `new_file`, or of safetensors."""
+    return _TEMPORARY_NAME.fullmatch(path.name) is not None
 
 
 def _name(temporary: Path, path: Path) -> None:
