@@ -14,6 +14,7 @@ from PIL import ImageFont
 
 # brings nearly all alphabets, and comes with matplotlib
 FIRST = "DejaVu Sans"
+_USUAL_WEIGHTS = (400, "normal", "regular")
 # categories of Unicode that draw nothing of their own: controls, joiners, variants, spaces
 _INVISIBLE = ("Cc", "Cf", "Mn", "Zs")
 
@@ -54,8 +55,10 @@ def _font_with(letter: str) -> FontEntry | None:
 @cache
 def _fonts() -> list[FontEntry]:
     """Upright fonts of usual weight, the one that is taken first at the front."""
-    usual = [f for f in fontManager.ttflist if f.style == "normal" and f.weight in (400, "normal", "regular")]
-    return sorted(usual, key=lambda font: font.name != FIRST)
+    upright = [font for font in fontManager.ttflist if font.style == "normal" and font.weight in _USUAL_WEIGHTS]
+    # matplotlib's font of last resort has a box for every letter
+    drawing = [font for font in upright if not font.name.startswith("Last Resort")]
+    return sorted(drawing, key=lambda font: font.name != FIRST)
 
 
 def _has(font: FontEntry, letter: str) -> bool:

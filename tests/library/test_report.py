@@ -143,8 +143,6 @@ def test_words_are_drawn_as_they_are_written(make_model, config, word, caplog):
 
 
 def test_letters_change_what_is_drawn():
-    """A font that has the letters is found, whatever it is called."""
-
     def drawn(word):
         report = StepReport(1, 1, "warm-up", 1e-4, 0.5, 0.1, (0.1,), 0.0, 0.1)
         return live_picture(torch.zeros(3, 64, 64), word, [report], [word]).tobytes()
