@@ -22,12 +22,11 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
 
 
-def checked_name(name: str, added: str = "") -> str:
+def checked_name(name: str) -> str:
     """A name for the files of a tailoring: may hold `/` for subfolders, may not lead out of the folder.
 
     Args:
         name: with or without the ending `.safetensors`.
-        added: what will be added to it later, beside numbers, tokens and endings.
 
     Returns:
         the same in Unicode's NFC, without the ending.
@@ -38,7 +37,7 @@ def checked_name(name: str, added: str = "") -> str:
     """
     parts = unicodedata.normalize("NFC", name).strip().replace("\\", "/").removesuffix(ENDING).split("/")
     for number, part in enumerate(parts, 1):
-        fault = _fault(part, added + ADDED if number == len(parts) else "")
+        fault = _fault(part, ADDED if number == len(parts) else "")
         if fault:
             shown = name if len(name) <= 60 else f"{name[:60]}..."
             raise InputError(

@@ -28,6 +28,7 @@ def reference(nodes):
 
 def train(nodes, model, clip, vae, reference, **settings):
     settings = {"phase1_train_steps": 1, "phase2_train_steps": 0, "resolution": 64, "lora_rank": 1} | settings
+    settings = {"resume": "start over"} | settings
     with torch.inference_mode():
         return nodes.MagicTailorTrainV2.execute(
             model, clip, vae, reference, {"component 1": reference}, **settings
@@ -216,6 +217,9 @@ def test_a_diverging_training_says_where_and_keeps_what_it_learned(
     assert path.name in str(caught.value)
     tailoring = library.load_tailoring(path)
     assert not tailoring.finished and tailoring.steps_done >= 1
+    run = library.runs.Runs(base_dir / "output" / "magictailor" / "runs").all()[0]
+    assert run.record.steps_done == tailoring.steps_done
+    run.delete()
     path.unlink()
 
 
