@@ -73,10 +73,10 @@ class MagicTailorAttentionMaps(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, vae, tailoring, image, prompt, words, noise_level, seed, strength=1.0):
-        with needed_packages(NAME):
+        with needed_packages(NAME), artist_errors(NAME, SAME_CHECKPOINT):
             from ..magictailor.report.heatmaps import captioned, heat_map, require_positions
             from .bridge.attention import attention, positions
-        with artist_errors(NAME, SAME_CHECKPOINT):
+
             model, clip = applied(model, clip, tailoring, strength)
             captions = {t.name: " = ".join(filter(None, (t.name, t.class_word))) for t in tailoring.tokens}
             captions = {name: caption for name, caption in captions.items() if name in prompt}

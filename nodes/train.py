@@ -71,11 +71,12 @@ class MagicTailorTrainV2(io.ComfyNode):
         settings=None,
         **shown,
     ):
-        with needed_packages(NAME):
-            from .bridge.training import Preview, trained
         settings = {"preview_steps": PREVIEW_STEPS} | (settings or {})
-        preview = Preview(preview_every, preview_prompt, settings.pop("preview_steps"), _note(settings, shown))
-        with artist_errors(NAME, SAME_CHECKPOINT):
+        preview_steps = settings.pop("preview_steps")
+        with needed_packages(NAME), artist_errors(NAME, SAME_CHECKPOINT):
+            from .bridge.training import Preview, trained
+
+            preview = Preview(preview_every, preview_prompt, preview_steps, _note(settings, shown))
             references = [concept, *_without_gap(components)]
             return trained(NAME, model, clip, vae, references, TailorConfig(**shown | settings), preview)
 

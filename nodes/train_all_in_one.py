@@ -93,9 +93,9 @@ class MagicTailorTrain(io.ComfyNode):
         preview_steps=PREVIEW_STEPS,
         **settings,
     ):
-        with needed_packages(NAME):
+        with needed_packages(NAME), artist_errors(NAME, SAME_CHECKPOINT):
             from .bridge.training import Preview, trained
-        with artist_errors(NAME, SAME_CHECKPOINT):
+
             references = [concept, *(c for c in components.values() if c is not None)]
             preview = Preview(preview_every, preview_prompt, preview_steps)
             return trained(NAME, model, clip, vae, references, TailorConfig(**settings), preview)
