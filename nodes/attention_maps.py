@@ -75,10 +75,10 @@ class MagicTailorAttentionMaps(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, vae, tailoring, image, prompt, words, noise_level, seed, strength=1.0):
-        with needed_packages(NAME):
+        with needed_packages(NAME), artist_errors(NAME, SAME_CHECKPOINT):
             from ..magictailor.report.heatmaps import captioned, heat_map, require_positions
             from .bridge.attention import attention, positions
-        with artist_errors(NAME, SAME_CHECKPOINT):
+
             model, clip = applied(model, clip, tailoring, strength)
             for name, text in (("prompt", prompt), ("words", words)):
                 require_tokens(text, known_tokens(clip), name)

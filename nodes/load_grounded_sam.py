@@ -43,10 +43,10 @@ class MagicTailorGroundedSAMLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, grounding_dino, sam):
-        with needed_packages(NAME):
+        # weights made in the host's inference mode could not be moved to the device later
+        with needed_packages(NAME), artist_errors(NAME), host.outside_inference_mode():
             from ..magictailor.masks.grounded_sam import load_grounded_sam
-        # weights made in the host's inference mode could not be moved to the device later.
-        with artist_errors(NAME), host.outside_inference_mode():
+
             loaded = load_grounded_sam(
                 located(DINO_FOLDER, grounding_dino, "grounding_dino"),
                 located(SAM_FOLDER, sam, "sam"),

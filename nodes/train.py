@@ -76,11 +76,12 @@ class MagicTailorTrainV2(io.ComfyNode):
         snapshot_every=0,
         **shown,
     ):
-        with needed_packages(NAME):
-            from .bridge.training import Preview, trained
         settings = {"preview_steps": PREVIEW_STEPS} | (settings or {})
-        preview = Preview(preview_every, preview_prompt, settings.pop("preview_steps"), _note(settings, shown))
-        with artist_errors(NAME, TRAINING_REMEDIES):
+        preview_steps = settings.pop("preview_steps")
+        with needed_packages(NAME), artist_errors(NAME, TRAINING_REMEDIES):
+            from .bridge.training import Preview, trained
+
+            preview = Preview(preview_every, preview_prompt, preview_steps, _note(settings, shown))
             references, config = [concept, *_without_gap(components)], TailorConfig(**shown | settings)
             return trained(NAME, model, clip, vae, references, config, preview, resume, snapshot_every)
 

@@ -97,9 +97,9 @@ class MagicTailorTrain(io.ComfyNode):
         snapshot_every=0,
         **settings,
     ):
-        with needed_packages(NAME):
+        with needed_packages(NAME), artist_errors(NAME, TRAINING_REMEDIES):
             from .bridge.training import Preview, trained
-        with artist_errors(NAME, TRAINING_REMEDIES):
+
             references = [concept, *(c for c in components.values() if c is not None)]
             preview = Preview(preview_every, preview_prompt, preview_steps)
             config = TailorConfig(**settings)

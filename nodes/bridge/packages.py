@@ -14,35 +14,38 @@ PACKAGES = {
     "peft": "peft",
     "segment_anything": "segment-anything",
 }
+# of packages that those bring; on a server without a screen the plain one lacks a library of the system
+_BROUGHT = {"cv2": "opencv-python-headless"}
 _THIS_PACK = __name__.rpartition(".nodes.")[0]
 
 
 @contextmanager
 def needed_packages(node: str) -> Iterator[None]:
-    """Goes around the imports, inside execute, of library modules that need packages the host does not bring.
+    """Goes around what imports packages that the host does not bring, whether at once or on the way.
 
     Raises:
-        RuntimeError: one sentence for the artist: the node, the package, what is wrong with it and what to do.
+        RuntimeError: an import failed: one sentence for the artist, with the node, the package, what is wrong with it
+            and what to do. Every other error passes.
     """
     try:
         yield
     except Exception as error:  # a broken package may raise anything
         cause = _first_cause(error)
-        package = _culprit(cause)
+        package = _culprit(cause) if _while_importing(cause) else None
         if package is None:
             raise
         raise RuntimeError(f"{node} {_complaint(package, cause)}") from error
 
 
 def _complaint(package: str, cause: BaseException) -> str:
-    name = PACKAGES.get(package, package)
+    name = (PACKAGES | _BROUGHT).get(package, package)
     restart = "with the Python that runs ComfyUI, then start ComfyUI again"
     if isinstance(cause, ModuleNotFoundError) and cause.name == package:
         return f"needs the Python package {name}, which is not installed: run `python -m pip install {name}` {restart}"
     said = str(cause).strip().partition("\n")[0]
     mend = f"run `python -m pip install --force-reinstall --no-deps {name}` {restart}"
-    if package not in PACKAGES:
-        mend += f"; or do without it: `python -m pip uninstall {name}`"
+    if package not in PACKAGES | _BROUGHT:
+        mend += f"; or, if nothing needs it, do without: `python -m pip uninstall {name}`"
     return f"cannot start, because the Python package {name} breaks on import ({type(cause).__name__}: {said}): {mend}"
 
 
@@ -51,6 +54,11 @@ def _first_cause(error: BaseException) -> BaseException:
     while (before := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = before
     return error
+
+
+def _while_importing(error: BaseException) -> bool:
+    frames = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, ImportError) or any(frame.f_code.co_name == "<module>" for frame, _ in frames)
 
 
 def _culprit(error: BaseException) -> str | None:

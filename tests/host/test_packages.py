@@ -1,6 +1,7 @@
 """A package that is missing, or breaks on import, costs only the nodes that need it, and those say so."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -31,12 +32,14 @@ WAYS = [*((package, "broken") for package in NEEDED_BY), ("matplotlib", "missing
 # one process imports the host and then, in a fork for each way to fail, the pack: importing the host takes its time
 PROBE = """
 import asyncio, importlib.util, json, os, pathlib, sys, tempfile, traceback
-tools, comfy_root, base = sys.argv[1:4]
-ways, packages = map(json.loads, sys.argv[4:])
+tools, comfy_root, base, checkpoint_name = sys.argv[1:5]
+ways, packages = map(json.loads, sys.argv[5:])
 spec = importlib.util.spec_from_file_location("comfyui", tools + "/comfyui.py")
 comfyui = sys.modules["comfyui"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(comfyui)
 host = comfyui.import_host(comfy_root, base)
+import torch
+checkpoint = host.CheckpointLoaderSimple().load_checkpoint(checkpoint_name)[:3]
 from comfy_api.v0_0_2 import io
 
 class Missing:
@@ -59,7 +62,7 @@ def broken(package):
 def imported():
     return {name.partition(".")[0] for name in sys.modules} & set(packages)
 
-def probed(package, way):
+def probed(package, way, needed_by):
     before = imported()
     if way == "missing":
         sys.meta_path.insert(0, Missing(package))
@@ -67,24 +70,35 @@ def probed(package, way):
         broken(package)
     asyncio.run(host.load_custom_node(str(pathlib.Path(base, "custom_nodes", comfyui.PACK_FOLDER))))
     loaded = sorted(imported() - before)
+    pack = {
+        name: node for name, node in host.NODE_CLASS_MAPPINGS.items()
+        if getattr(node, "RELATIVE_PYTHON_MODULE", None) == f"custom_nodes.{comfyui.PACK_FOLDER}"
+    }
     said = {}
-    for name, node in host.NODE_CLASS_MAPPINGS.items():
-        if getattr(node, "RELATIVE_PYTHON_MODULE", None) != f"custom_nodes.{comfyui.PACK_FOLDER}":
-            continue
-        inputs = node.GET_SCHEMA().inputs
+    for name, node in pack.items():
+        given = {i.id: i.default if isinstance(i, io.WidgetInput) else None for i in node.GET_SCHEMA().inputs}
+        if name in needed_by:
+            concept, component = pack["MagicTailorLoadPair"].execute("example: house_a+roof_a", 1).args[:2]
+            real = {"model": checkpoint[0], "clip": checkpoint[1], "vae": checkpoint[2], "concept": concept}
+            real |= {"components": {"component0": component, "component 1": component}}
+            real |= {"grounding_dino": "groundingdino_swint_ogc.pth", "sam": "sam_vit_b_01ec64.pth"}
+            # in case nothing fails
+            real |= {"phase1_train_steps": 1, "phase2_train_steps": 0, "resolution": 64, "preview_every": 0}
+            given |= {key: value for key, value in real.items() if key in given}
         try:
-            node.execute(**{i.id: i.default if isinstance(i, io.WidgetInput) else None for i in inputs})
+            with torch.inference_mode():
+                node.execute(**given)
             said[name] = ""
         except Exception as error:
             said[name] = str(error)
     return {"loaded": loaded, "said": said}
 
-for package, way in ways:
+for package, way, needed_by in ways:
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         try:
-            print("RESULT", json.dumps([package, way, probed(package, way)]), flush=True)
+            print("RESULT", json.dumps([package, way, probed(package, way, needed_by)]), flush=True)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -94,11 +108,16 @@ for package, way in ways:
 
 
 @pytest.fixture(scope="module")
-def probed(comfy_root, base_dir):
+def probed(comfy_root, base_dir, checkpoint_name):
     """What a host's start loads and what its nodes say, by (package, way in which it fails)."""
     ways = [(None, None), *WAYS]
-    arguments = [str(PACK_ROOT / "tools"), str(comfy_root), str(base_dir), json.dumps(ways), json.dumps(ITS_OWN)]
-    done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=600)
+    needed = [(package, way, sorted(NEEDED_BY.get(package, ()))) for package, way in ways]
+    arguments = [str(PACK_ROOT / "tools"), str(comfy_root), str(base_dir), checkpoint_name]
+    arguments += [json.dumps(needed), json.dumps(ITS_OWN)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # those of a forked process's parent are not there any more
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], env=one_thread, capture_output=True, text=True, timeout=600
+    )
     results = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     found = {(package, way): result for package, way, result in results}
     assert found.keys() == set(ways), done.stdout + done.stderr
