@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ...magictailor.tailoring import Tailoring
 from ...magictailor.tokens import require_tokens, split_at_tokens
-from .backbones import tokenizer_of
 
 
 class TailoredTokenizer:
@@ -63,7 +62,9 @@ class TailoredTokenizer:
 
 def known_tokens(clip: CLIP) -> list[str]:
     """Names of the tokens that a CLIP knows."""
-    return list(getattr(tokenizer_of(clip), "token_names", ()))
+    # by text encoder; a tailoring need not have a row for each
+    tokenizers = [getattr(encoder, "tokenizer", None) for encoder in vars(clip.tokenizer).values()]
+    return list(dict.fromkeys(name for tokenizer in tokenizers for name in getattr(tokenizer, "token_names", ())))
 
 
 def tailored_clip(clip: CLIP, tailoring: Tailoring) -> CLIP:

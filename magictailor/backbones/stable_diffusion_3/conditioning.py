@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
-from ...errors import InputError
-from ...tokens import PROMPT, TOKEN, positions_of, token_name
+from ...tokens import PROMPT, positions_of, require_tokens, token_name
 from .. import clip, t5
 from ..clip import PROMPT_LENGTH, TextEncoder
 from ..protocol import Tokenizer
@@ -136,11 +135,7 @@ class PromptEncoder(nn.Module):
             InputError: names "prompt".
         """
         self.ids([text])
-        unknown = {match.group() for match in TOKEN.finditer(text)} - set(self.names)
-        if unknown:
-            raise InputError(
-                "prompt", f"holds {', '.join(sorted(unknown))}, but what is learned is {', '.join(self.names)}"
-            )
+        require_tokens(text, self.names)
 
     def positions(self, text: str, word: str) -> list[int]:
         """Positions among the text keys that belong to a word, or a token's name: those of CLIP, then those of T5."""
