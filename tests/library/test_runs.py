@@ -288,6 +288,30 @@ def test_a_kill_at_any_moment_loses_no_run_and_leaves_no_broken_file(tmp_path, u
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="mounts a small disk")
+def test_a_small_disk_that_is_full_keeps_the_state_that_was_whole(tmp_path, uncut, monkeypatch):
+    monkeypatch.setattr(magictailor.runs, "SHARE", 1e9)
+    monkeypatch.setattr(magictailor.runs, "_require_space", lambda folder, training: None)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this system lets no disk be mounted")
+    try:
+        # room for one state of DS-Bal, and not for two
+        (disk / "filler").write_bytes(b"0" * (2**20 - len(uncut) * 3 // 2))
+        with pytest.raises(InputError, match="^runs: the state cannot be written to .*No space left"):
+            (disk / "more").write_bytes(b"0" * (len(uncut) * 5 // 4))
+            train_in(disk)
+        (disk / "more").unlink()
+        train_in(disk)
+        run = only(Runs(disk))
+        assert 0 < run.record.steps_done < CONFIG.total_steps and not list(disk.rglob("*.tmp*"))
+        (disk / "filler").unlink()
+        assert final_bytes(train_in(disk)) == uncut
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 @pytest.mark.parametrize("write", range(1, 9))
 def test_a_disk_that_is_full_costs_nothing_that_was_there(tmp_path, uncut, monkeypatch, write):
     monkeypatch.setattr(magictailor.runs, "SHARE", 1e9)
@@ -338,10 +362,23 @@ def test_one_process_trains_a_run_at_a_time(tmp_path):
             pass
         die()
 
+    def delete():
+        with pytest.raises(InputError, match="x is being trained"):
+            run.delete()
+        die()
+
     with run.kept(training, plan(), tmp_path):
-        assert killed(other)
+        assert killed(other) and killed(delete)
     with run.kept(training, plan(), tmp_path):
         pass
+
+
+def test_a_run_that_another_process_has_trained_on_is_not_set_back(tmp_path):
+    late = Training(tiny_model(CONFIG), REFERENCES, CONFIG)
+    run = cut_in(tmp_path, stop=2)
+    with pytest.raises(InputError, match="has trained .* on to step 2"), run.kept(late, plan(), tmp_path):
+        pass
+    assert run.record.steps_done == 2
 
 
 def test_snapshots_are_tailorings_that_stay(tmp_path):
