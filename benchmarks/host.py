@@ -50,7 +50,9 @@ class Host:
         concept, component = self.references()
         with torch.inference_mode():
             node = self.pack.nodes.MagicTailorTrainV2
-            return node.execute(self.model, self.clip, self.vae, concept, {"component 1": component}, **settings).args
+            components = {"component 1": component}
+            settings = {"resume": "start over"} | settings
+            return node.execute(self.model, self.clip, self.vae, concept, components, **settings).args
 
 
 @contextmanager

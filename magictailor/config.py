@@ -8,6 +8,10 @@ from typing import Any, Literal
 
 from .errors import InputError
 
+CONTINUE, START_OVER = "continue", "start over"
+RESUME = (CONTINUE, START_OVER)
+"""What a training may do with one that was kept on disk, see `magictailor.runs`."""
+
 
 @dataclass(frozen=True)
 class Knob:

@@ -20,7 +20,8 @@ class Reference:
 
     Attributes:
         class_word: an ordinary word for it, such as "tower"; several words are allowed.
-        images: K tensors (3, H, W) in [0, 1]; sizes may differ.
+        images: K tensors (3, H, W) in [0, 1]; sizes may differ. Given with a fourth channel, alpha, they are put on
+            white, and what is transparent is taken out of their masks.
         masks: K tensors (H, W) in [0, 1], 1 = learn; each of its picture's size.
 
     Raises:
@@ -43,18 +44,28 @@ class Reference:
                 f"there are {len(self.masks)} masks for {len(self.images)} pictures of {self.class_word}; "
                 "give exactly one mask for each picture",
             )
-        object.__setattr__(self, "images", tuple(_rgb(i, n) for n, i in enumerate(self.images, 1)))
-        object.__setattr__(
-            self,
-            "masks",
-            tuple(_mask(m, i, n) for n, (m, i) in enumerate(zip(self.masks, self.images, strict=True), 1)),
-        )
+        images = tuple(_checked(image, n) for n, image in enumerate(self.images, 1))
+        pairs = zip(self.masks, images, strict=True)
+        object.__setattr__(self, "masks", tuple(_mask(mask, image, n) for n, (mask, image) in enumerate(pairs, 1)))
+        object.__setattr__(self, "images", tuple(map(flattened, images)))
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def _rgb(image: Tensor, number: int) -> Tensor:
+def flattened(image: Tensor) -> Tensor:
+    """Pictures (..., C, H, W) in [0, 1] as RGB (..., 3, H, W): grey repeated, and put on white by their alpha.
+
+    Args:
+        image: grey, RGB, or RGB and alpha.
+    """
+    if image.shape[-3] == 4:
+        colours, alpha = image.split([3, 1], dim=-3)
+        return colours * alpha + (1.0 - alpha)
+    return image.expand(*image.shape[:-3], 3, *image.shape[-2:])
+
+
+def _checked(image: Tensor, number: int) -> Tensor:
     if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
         raise InputError(
             "images",
@@ -69,7 +80,6 @@ def _rgb(image: Tensor, number: int) -> Tensor:
     image = image.float()
     if not torch.isfinite(image).all():
         raise InputError("images", f"picture {number} holds NaN or infinite values; load or make it again")
-    image = image.expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
     return image.clamp(0.0, 1.0)
 
 
@@ -85,6 +95,8 @@ def _mask(mask: Tensor, image: Tensor, number: int) -> Tensor:
     if not torch.isfinite(mask).all():
         raise InputError("masks", f"mask {number} holds NaN or infinite values; make it again")
     mask = mask.clamp(0.0, 1.0)
+    if len(image) == 4:
+        mask = mask * image[3]
     if not (mask > 0.5).any():
         raise InputError(
             "masks", f"mask {number} is empty, so nothing could be learned from its picture; paint it or leave both out"
@@ -98,13 +110,18 @@ def fitted(mask: Tensor, size: Sequence[int]) -> Tensor:
     Raises:
         InputError: the proportions differ, so the mask belongs to another picture or another crop.
     """
-    (height, width), (wanted_height, wanted_width) = mask.shape, size
-    if abs(width * wanted_height / (height * wanted_width) - 1.0) > 0.01:
+    if not of_same_proportions(mask.shape, size):
         raise InputError(
             "masks",
-            f"a mask has {width}x{height} pixels and its picture {wanted_width}x{wanted_height}; "
+            f"a mask has {mask.shape[1]}x{mask.shape[0]} pixels and its picture {size[1]}x{size[0]}; "
             "they need the same proportions",
         )
-    if (height, width) == tuple(size):
+    if tuple(mask.shape) == tuple(size):
         return mask
     return F.interpolate(mask.float()[None, None], tuple(size), mode="bilinear", antialias=True)[0, 0]
+
+
+def of_same_proportions(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes (h, w) have the same proportions within one percent."""
+    (height, width), (other_height, other_width) = size, other
+    return abs(width * other_height / (height * other_width) - 1.0) <= 0.01

@@ -80,16 +80,28 @@ class Tailoring:
 
 def tailoring_of(model: Backbone, class_words: Sequence[str], config: TailorConfig, steps_done: int) -> Tailoring:
     """Copy what was trained out of a model."""
+    return tailoring_from(model.family, model.lora(), model.token_rows(), class_words, config, steps_done)
+
+
+def tailoring_from(
+    family: Family,
+    lora: Mapping[str, Tensor],
+    rows: Mapping[str, Tensor],
+    class_words: Sequence[str],
+    config: TailorConfig,
+    steps_done: int,
+) -> Tailoring:
+    """A tailoring of copied tensors.
+
+    Args:
+        lora, rows: as `Backbone.lora` and `Backbone.token_rows` name them.
+        class_words: the concept's first.
+    """
     tokens = tuple(
-        Token(
-            token_name(n),
-            word,
-            {key: rows[n].detach().float().cpu().clone() for key, rows in model.token_rows().items()},
-        )
+        Token(token_name(n), word, {key: row[n].detach().float().cpu().clone() for key, row in rows.items()})
         for n, word in enumerate(class_words)
     )
-    family = model.family
-    return Tailoring(family.name, family.lora_layout.stored(model.lora(), config.lora_rank), tokens, config, steps_done)
+    return Tailoring(family.name, family.lora_layout.stored(lora, config.lora_rank), tokens, config, steps_done)
 
 
 @torch.no_grad()

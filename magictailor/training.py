@@ -87,6 +87,12 @@ class Training:
     Args:
         model: with fresh or loaded LoRA and tokens; they are trained in place.
         references: the concept first, then its components.
+
+    Attributes:
+        steps_done: how many steps it has made.
+        history: the reports of these steps.
+        whole: False while a step changes what is trained. Whatever ends a step then, the LoRA, the tokens and the
+            optimizer belong to different steps, and `state` is of no use.
     """
 
     def __init__(self, model: Backbone, references: Sequence[Reference], config: TailorConfig) -> None:
@@ -101,6 +107,7 @@ class Training:
         self.objective = Objective(model, self.pictures, len(references), config)
         self.momentum: dict[str, Tensor] | None = None
         self.steps_done = 0
+        self.whole = True
         self.optimizer = torch.optim.AdamW(
             [{"params": list(self.lora.values())}, {"params": list(self.tokens.values())}],
             betas=(config.adam_beta1, config.adam_beta2),
@@ -157,7 +164,6 @@ class Training:
             raise TrainingDiverged(step, str(error)) from error
         if self.momentum is not None:
             update_momentum(self.momentum, self.lora, self.config.ema_decay)
-        self.steps_done = step
         report = StepReport(
             step=step,
             total_steps=self.config.total_steps,
@@ -167,6 +173,8 @@ class Training:
             **losses,
         )
         self.history.append(report)
+        self.steps_done = step
+        self.whole = True
         return report
 
     def losses(self, step: int, draws: StepDraws) -> Losses:
@@ -199,6 +207,7 @@ class Training:
         # with loss scaling an overflow of gradients is expected now and then: the scaler skips that update
         if not math.isfinite(total) or not (self.scaler.is_enabled() or math.isfinite(norm + tokens)):
             raise _NotFinite(self._likely_cause(step))
+        self.whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return {
@@ -224,27 +233,42 @@ class Training:
         return TrainingResult(tailoring, tuple(self.history))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on later exactly as if training had not stopped."""
-        return deepcopy(
-            {
-                "steps_done": self.steps_done,
-                "lora": {name: parameter.detach() for name, parameter in self.lora.items()},
-                "tokens": {key: rows.detach() for key, rows in self.tokens.items()},
-                "momentum": self.momentum,
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-            }
-        )
+        """Everything needed to go on later exactly as if training had not stopped: a copy of `state`."""
+        return deepcopy(self.state())
+
+    def state(self) -> dict[str, Any]:
+        """Everything the next step depends on, as it is until then.
+
+        Returns:
+            steps_done; history: reports; lora, tokens: tensors by name; momentum: the averaged LoRA by name, None in
+            the warm-up; optimizer: AdamW's tensors by number of the parameter, the LoRA's before the tokens'; scaler:
+            numbers of the loss scaling, empty without.
+        """
+        return {
+            "steps_done": self.steps_done,
+            "history": self.history,
+            "lora": {name: parameter.detach() for name, parameter in self.lora.items()},
+            "tokens": {key: rows.detach() for key, rows in self.tokens.items()},
+            "momentum": self.momentum,
+            "optimizer": self.optimizer.state_dict()["state"],
+            "scaler": self.scaler.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a training where `state_dict` was called."""
+        """Take up a training where `state_dict` or `state` was called.
+
+        The learning rates, and what else the optimizer is set to, stay those of this training's config.
+        """
         state = deepcopy(state)
         self.steps_done = state["steps_done"]
+        self.history = state["history"]
         with torch.no_grad():
             for name, parameter in (*self.lora.items(), *self.tokens.items()):
                 parameter.copy_((state["lora"] | state["tokens"])[name])
-        self.momentum = state["momentum"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        momentum = state["momentum"]
+        self.momentum = momentum and {name: tensor.to(self.model.device) for name, tensor in momentum.items()}
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self.scaler.load_state_dict(state["scaler"])
 
 

@@ -7,6 +7,7 @@ from .load import MagicTailorLoad
 from .load_grounded_sam import MagicTailorGroundedSAMLoader
 from .load_pair import MagicTailorLoadPair
 from .reference import MagicTailorReference
+from .runs import MagicTailorRuns
 from .sampler import MagicTailorSampler
 from .save import MagicTailorSave
 from .settings import MagicTailorSettings
@@ -21,6 +22,7 @@ NODES = [
     MagicTailorReference,
     MagicTailorSettings,
     MagicTailorTrainV2,
+    MagicTailorRuns,
     MagicTailorSave,
     MagicTailorLoad,
     MagicTailorApply,

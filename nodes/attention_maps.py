@@ -4,11 +4,13 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..magictailor.errors import InputError
+from ..magictailor.tokens import require_tokens
 from .bridge.convert import image_from_library, image_to_library
 from .bridge.errors import SAME_CHECKPOINT, artist_errors
 from .bridge.inputs import strength_input
 from .bridge.packages import needed_packages
 from .bridge.socket_types import CATEGORY, Tailoring
+from .bridge.tailored_clip import known_tokens
 from .bridge.tailored_model import applied
 
 NAME = "MagicTailor Attention Maps"
@@ -78,6 +80,8 @@ class MagicTailorAttentionMaps(io.ComfyNode):
             from .bridge.attention import attention, positions
         with artist_errors(NAME, SAME_CHECKPOINT):
             model, clip = applied(model, clip, tailoring, strength)
+            for name, text in (("prompt", prompt), ("words", words)):
+                require_tokens(text, known_tokens(clip), name)
             captions = {t.name: " = ".join(filter(None, (t.name, t.class_word))) for t in tailoring.tokens}
             captions = {name: caption for name, caption in captions.items() if name in prompt}
             captions |= {word: word for word in (part.strip() for part in words.split(",")) if word}

@@ -1,13 +1,15 @@
 """Load a concept and a component from a folder."""
 
+import logging
 from pathlib import Path
 
 import folder_paths
 from comfy_api.v0_0_2 import io
-from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.graph_utils import ExecutionBlocker, is_link
 
 from ..magictailor.errors import InputError
-from ..magictailor.formats.pair_folder import PairPart, load_pair, pair_folders
+from ..magictailor.formats.pair_folder import PairPart, files_of_pair, load_pair, pair_folders
+from .bridge import host
 from .bridge.convert import image_from_library
 from .bridge.errors import artist_errors, described
 from .bridge.socket_types import CATEGORY, Reference
@@ -51,6 +53,7 @@ class MagicTailorLoadPair(io.ComfyNode):
                     "Train's component of the same number: component 1 becomes <v1>, component 2 becomes <v2>.",
                 ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[
                 Reference.Output(
                     display_name="concept",
@@ -87,7 +90,7 @@ class MagicTailorLoadPair(io.ComfyNode):
     def fingerprint_inputs(cls, folder, component_number):
         # a folder that cannot be read is reported by execute
         try:
-            files = sorted(path for path in _located(folder).rglob("*") if path.is_file())
+            files = files_of_pair(_located(folder))
         except InputError:
             return folder
         return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
@@ -101,9 +104,10 @@ class MagicTailorLoadPair(io.ComfyNode):
                     "component_number", f"is {component_number}, but {folder} has {len(components)} component(s)"
                 )
             component = components[component_number - 1]
+            _show(*concept.notes, *component.notes)
             return io.NodeOutput(
-                _reference(concept),
-                _reference(component),
+                _reference(concept, _is_connected(cls.hidden, 0)),
+                _reference(component, _is_connected(cls.hidden, 1)),
                 _pictures(concept),
                 _pictures(component),
                 concept.class_word,
@@ -127,12 +131,29 @@ def _located(folder: str) -> Path:
     return located
 
 
-def _reference(part: PairPart):
-    # only whoever uses this output needs the masks: the error waits for them
-    try:
-        return part.reference()
-    except InputError as error:
-        return ExecutionBlocker(described(NAME, error, MASKS_REMEDY))
+def _is_connected(hidden: io.HiddenHolder | None, output: int) -> bool:
+    """Whether a node of the queued graph uses an output of this one."""
+    nodes = (hidden and hidden.prompt or {}).values()
+    links = [value for node in nodes for value in node["inputs"].values() if is_link(value)]
+    return hidden is not None and [hidden.unique_id, output] in links
+
+
+def _reference(part: PairPart, wanted: bool):
+    """The reference; without masks an error, or for nobody who wants it yet, something that stops who does."""
+    with artist_errors(NAME, MASKS_REMEDY):
+        try:
+            return part.reference()
+        except InputError as error:
+            if wanted:
+                raise
+            return ExecutionBlocker(described(NAME, error, MASKS_REMEDY))
+
+
+def _show(*notes: str) -> None:
+    for note in notes:
+        logging.warning("%s: %s.", NAME, note)
+    if notes:
+        host.show_text("\n".join(notes))
 
 
 def _pictures(part: PairPart):

@@ -7,7 +7,7 @@ from ..magictailor.masks.overlay import overlay
 from ..magictailor.pictures import prepare
 from ..magictailor.reference import Reference as LibraryReference
 from ..magictailor.reference import fitted
-from .bridge.convert import image_from_library, images_to_library, masks_to_library
+from .bridge.convert import image_from_library, images_with_alpha, masks_to_library
 from .bridge.errors import artist_errors
 from .bridge.socket_types import CATEGORY, Reference
 
@@ -52,7 +52,7 @@ class MagicTailorReference(io.ComfyNode):
     @classmethod
     def execute(cls, images, masks, class_word):
         with artist_errors(NAME):
-            pictures = images_to_library(images)
+            pictures = images_with_alpha(images)
             painted = masks_to_library(masks)
             if len(painted) == len(pictures):
                 with artist_errors(NAME, UNPAINTED):

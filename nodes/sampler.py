@@ -6,11 +6,13 @@ from comfy_api.v0_0_2 import io
 from nodes import common_ksampler
 
 from ..magictailor.backbones.protocol import SamplerDefaults
+from ..magictailor.tokens import require_tokens
 from .bridge import host
 from .bridge.errors import SAME_CHECKPOINT, artist_errors
 from .bridge.inputs import strength_input
 from .bridge.sampler_cache import kept
 from .bridge.socket_types import CATEGORY, Tailoring
+from .bridge.tailored_clip import known_tokens
 
 NAME = "Tailored Sampler"
 AUTO = "auto"
@@ -115,6 +117,9 @@ class MagicTailorSampler(io.ComfyNode):
     ):  # fmt: skip
         with artist_errors(NAME, SAME_CHECKPOINT):
             tailored = kept(model, clip, tailoring, strength)
+            for name, text, given in (("prompt", prompt, positive), ("negative_prompt", negative_prompt, negative)):
+                if given is None:
+                    require_tokens(text, known_tokens(tailored.clip), name)
         written = tailored.conditioning(
             prompt if positive is None else None, negative_prompt if negative is None else None
         )

@@ -5,9 +5,11 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
+from ..magictailor.errors import InputError
+from ..magictailor.formats.file_name import checked_name
 from ..magictailor.formats.tailoring_file import embedding_name, save_with_embeddings
 from .bridge.convert import image_to_library
-from .bridge.errors import artist_errors
+from .bridge.errors import artist_errors, described
 from .bridge.socket_types import CATEGORY, Tailoring
 
 NAME = "Save Tailoring"
@@ -51,6 +53,16 @@ class MagicTailorSave(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, name):
+        # told when the graph is queued, not after the training; None: another node will give it
+        try:
+            if name is not None:
+                checked_name(name)
+        except InputError as error:
+            return described(NAME, error)
+        return True
 
     @classmethod
     def execute(cls, tailoring, name, thumbnail=None):

@@ -5,15 +5,16 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..magictailor.config import TailorConfig
+from ..magictailor.config import CONTINUE, TailorConfig
 from ..magictailor.errors import InputError
-from .bridge.errors import SAME_CHECKPOINT, artist_errors
+from .bridge.errors import TRAINING_REMEDIES, artist_errors
 from .bridge.inputs import (
     PREVIEW_EVERY,
     PREVIEW_PROMPT,
     PREVIEW_STEPS,
     knob_input,
     preview_inputs,
+    run_inputs,
     training_inputs,
     training_outputs,
 )
@@ -54,6 +55,8 @@ class MagicTailorTrainV2(io.ComfyNode):
                     tooltip="From MagicTailor Settings, for what is rarely turned. Without it the paper's values "
                     "count. Every setting shown there counts in place of the one here.",
                 ),
+                # saved workflows hold widget values by position: what is new comes last
+                *run_inputs(),
             ],
             outputs=training_outputs(),
         )
@@ -69,15 +72,17 @@ class MagicTailorTrainV2(io.ComfyNode):
         preview_every=PREVIEW_EVERY,
         preview_prompt=PREVIEW_PROMPT,
         settings=None,
+        resume=CONTINUE,
+        snapshot_every=0,
         **shown,
     ):
         with needed_packages(NAME):
             from .bridge.training import Preview, trained
         settings = {"preview_steps": PREVIEW_STEPS} | (settings or {})
         preview = Preview(preview_every, preview_prompt, settings.pop("preview_steps"), _note(settings, shown))
-        with artist_errors(NAME, SAME_CHECKPOINT):
-            references = [concept, *_without_gap(components)]
-            return trained(NAME, model, clip, vae, references, TailorConfig(**shown | settings), preview)
+        with artist_errors(NAME, TRAINING_REMEDIES):
+            references, config = [concept, *_without_gap(components)], TailorConfig(**shown | settings)
+            return trained(NAME, model, clip, vae, references, config, preview, resume, snapshot_every)
 
 
 def _without_gap(components: Mapping[str, Any]) -> list:

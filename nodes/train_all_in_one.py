@@ -2,8 +2,8 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..magictailor.config import TailorConfig
-from .bridge.errors import SAME_CHECKPOINT, artist_errors
+from ..magictailor.config import CONTINUE, TailorConfig
+from .bridge.errors import TRAINING_REMEDIES, artist_errors
 from .bridge.inputs import (
     PREVIEW_EVERY,
     PREVIEW_PROMPT,
@@ -11,6 +11,7 @@ from .bridge.inputs import (
     knob_input,
     preview_inputs,
     preview_steps_input,
+    run_inputs,
     training_inputs,
     training_outputs,
 )
@@ -76,6 +77,7 @@ class MagicTailorTrain(io.ComfyNode):
                 # optional, so that graphs made before they existed still run
                 *preview_inputs(),
                 preview_steps_input(),
+                *run_inputs(),
             ],
             outputs=training_outputs(),
         )
@@ -91,11 +93,14 @@ class MagicTailorTrain(io.ComfyNode):
         preview_every=PREVIEW_EVERY,
         preview_prompt=PREVIEW_PROMPT,
         preview_steps=PREVIEW_STEPS,
+        resume=CONTINUE,
+        snapshot_every=0,
         **settings,
     ):
         with needed_packages(NAME):
             from .bridge.training import Preview, trained
-        with artist_errors(NAME, SAME_CHECKPOINT):
+        with artist_errors(NAME, TRAINING_REMEDIES):
             references = [concept, *(c for c in components.values() if c is not None)]
             preview = Preview(preview_every, preview_prompt, preview_steps)
-            return trained(NAME, model, clip, vae, references, TailorConfig(**settings), preview)
+            config = TailorConfig(**settings)
+            return trained(NAME, model, clip, vae, references, config, preview, resume, snapshot_every)

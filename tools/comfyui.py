@@ -175,6 +175,10 @@ class ComfyServer:
                 self._process.wait()
         self._process = None
 
+    def kill(self) -> None:
+        """End the server at once, as a crash would."""
+        self._process.kill()
+
     def log(self) -> str:
         """Everything the server has printed so far."""
         return self.log_file.read_text(encoding="utf-8", errors="replace")

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..config import Knob, TailorConfig, defaults, knobs
+from ..config import CONTINUE, RESUME, Knob, TailorConfig, defaults, knobs
 
 _DEFAULT = "(default: %(default)s)"
 
@@ -40,6 +40,20 @@ def _train(parser: argparse.ArgumentParser) -> None:
     _add_pair(parser, "with masks/<same name>.png, white where to learn")
     _add_output(parser, "the tailoring and its embeddings")
     parser.add_argument("--name", help="of the files to write, without ending; the folder's name if not given")
+    parser.add_argument(
+        "--resume",
+        choices=RESUME,
+        default=CONTINUE,
+        help="continue: go on where the same training stopped, or take it from disk if it is finished; runs lie in "
+        f"the folder runs of --output_dir {_DEFAULT}",
+    )
+    parser.add_argument(
+        "--snapshot_every",
+        type=int,
+        default=0,
+        metavar="N",
+        help=f"steps from one tailoring that is kept in the run's folder to the next; 0 keeps none {_DEFAULT}",
+    )
     _add_device(parser)
     for name, knob in knobs().items():
         _add_knob(parser, name, knob)

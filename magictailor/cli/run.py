@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from threading import Event
 
 import torch
 from PIL import Image
@@ -14,16 +18,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..backbones import Checkpoint, open_checkpoint
+from ..backbones.precision import precision_for
 from ..config import TailorConfig
 from ..errors import InputError
-from ..formats.new_file import checked_name, new_file
-from ..formats.pair_folder import PairPart, load_pair
+from ..fingerprints import of_files
+from ..formats.file_name import checked_name
+from ..formats.new_file import new_file
+from ..formats.pair_folder import MASKS, PairPart, load_pair
 from ..formats.tailoring_file import SavedTailoring, load_tailoring, save_with_embeddings
 from ..masks.detections import Detections
 from ..masks.grounded_sam import load_grounded_sam
+from ..reference import Reference
+from ..runs import Plan, Run, Runs, plan_of
 from ..sampling import latent_pixels, sample
 from ..tailoring import Tailoring, put_into
-from ..training import Training, TrainingDiverged
+from ..training import Training, TrainingResult
 from .parser import config_of
 
 
@@ -32,28 +41,88 @@ def train_command(arguments: argparse.Namespace) -> None:
 
     Raises:
         InputError: something that was given cannot be used.
-        TrainingDiverged: after what was learned before has been saved and its paths printed.
+        TrainingDiverged: after what was learned before has been saved and its path printed.
+        KeyboardInterrupt: the same, after Ctrl-C or SIGTERM; the same command goes on.
     """
     config = config_of(arguments)
     references = [part.reference() for part in _pair(arguments.instance_data_dir)]
     # told now, not after the training
     name = checked_name(arguments.name or arguments.instance_data_dir.resolve().name)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint = _opened(arguments)
-    model = checkpoint.model([reference.class_word for reference in references], config, _device(arguments))
+    if arguments.snapshot_every < 0:
+        raise InputError("snapshot_every", "has to be 0 or more")
+    device = _device(arguments)
+    plan = plan_of(
+        references,
+        config,
+        device.type,
+        str(precision_for(config.mixed_precision, device)),
+        {"checkpoint": _fingerprint(arguments)},
+    )
+    run = Runs(arguments.output_dir / "runs").choose(plan, arguments.resume)
+    if run.note:
+        tqdm.write(run.note)
+    record = run.record
+    finished = record is not None and record.steps_done == config.total_steps
+    result = run.result() if finished else _trained(arguments, references, config, device, run, plan)
+    _print_paths(_saved(result.tailoring, name, arguments.output_dir))
+
+
+def _trained(
+    arguments: argparse.Namespace,
+    references: Sequence[Reference],
+    config: TailorConfig,
+    device: torch.device,
+    run: Run,
+    plan: Plan,
+) -> TrainingResult:
+    model = _opened(arguments).model(plan.class_words, config, device)
     training = Training(model, references, config)
+    run.restore(training)
+    keeper = None
     try:
-        with tqdm(total=config.total_steps, unit="step") as bar:
+        with (
+            _stop_asked_for() as stop,
+            run.kept(training, plan, arguments.output_dir, arguments.snapshot_every) as keeper,
+            tqdm(total=config.total_steps, initial=training.steps_done, unit="step") as bar,
+        ):
             for report in training:
+                keeper.after_step()
                 bar.set_description(report.phase)
                 bar.set_postfix(loss=f"{report.loss:.4f}", refresh=False)
                 bar.update()
-    except TrainingDiverged as error:
-        if training.steps_done:
-            unfinished = f"{name}_stopped_at_step_{error.step}"
-            _print_paths(_saved(training.result().tailoring, unfinished, arguments.output_dir))
-        raise
-    _print_paths(_saved(training.result().tailoring, name, arguments.output_dir))
+                if stop.is_set():
+                    raise KeyboardInterrupt
+    finally:
+        if keeper is not None and keeper.unfinished is not None:
+            tqdm.write(str(keeper.unfinished))
+    return training.result()
+
+
+@contextmanager
+def _stop_asked_for() -> Iterator[Event]:
+    """An event that is set by the first Ctrl-C or SIGTERM, so that a step is never cut; a second Ctrl-C cuts it."""
+    asked = Event()
+
+    def stop(number: int, frame: object) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _fingerprint(arguments: argparse.Namespace) -> str:
+    path = arguments.pretrained_model_name_or_path
+    if not path.exists():
+        raise InputError("pretrained_model_name_or_path", f"there is no {path}, and nothing is downloaded")
+    vocabulary = "" if arguments.tokenizer is None else of_files(arguments.tokenizer)
+    return f"{of_files(path)}:{vocabulary}:{arguments.prediction_type}"
 
 
 def sample_command(arguments: argparse.Namespace) -> None:
@@ -131,7 +200,7 @@ def masks_command(arguments: argparse.Namespace) -> None:
             when_nothing_found="empty mask",
         )
         if found.mask.any():
-            path = arguments.instance_data_dir / "masks" / f"{Path(part.names[n]).stem}.png"
+            path = arguments.instance_data_dir / MASKS / f"{Path(part.names[n]).stem}.png"
             _write_picture(found.mask[None], path)
             tqdm.write(str(path))
         else:
@@ -151,7 +220,10 @@ def _pair(folder: Path) -> tuple[PairPart, ...]:
     folder = folder.resolve()
     if not folder.is_dir():
         raise InputError("instance_data_dir", f"there is no folder {folder}")
-    return load_pair(folder)
+    parts = load_pair(folder)
+    for note in (note for part in parts for note in part.notes):
+        tqdm.write(f"note: {note}", file=sys.stderr)
+    return parts
 
 
 def _opened(arguments: argparse.Namespace) -> Checkpoint:

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import InputError
 from ..reference import Reference
+from .picture_file import SUFFIXES, PictureFile, read_mask, read_picture
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MASKS = "masks"
 
 
 @dataclass(frozen=True)
@@ -24,14 +22,16 @@ class PairPart:
     Attributes:
         class_word: read off the folder's name.
         images: (3, H, W) in [0, 1].
-        masks: (H, W) in [0, 1], None where the folder has no mask of that name.
+        masks: (H, W) in [0, 1]; of a picture without a mask what is not transparent, None if it has no such parts.
         names: file names of the pictures.
+        notes: what was decided in reading them, as sentences without a period.
     """
 
     class_word: str
     images: tuple[Tensor, ...]
     masks: tuple[Tensor | None, ...]
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def without_mask(self) -> tuple[str, ...]:
@@ -67,6 +67,10 @@ def load_pair(folder: Path) -> tuple[PairPart, ...]:
     Raises:
         InputError: the folder is missing, is not named like a pair, or a picture is missing or cannot be read.
     """
+    return tuple(_part(folder, number, word) for number, word in enumerate(_checked_words(folder)))
+
+
+def _checked_words(folder: Path) -> list[str]:
     words = _words(folder.name)
     if not words:
         raise InputError(
@@ -75,7 +79,7 @@ def load_pair(folder: Path) -> tuple[PairPart, ...]:
         )
     if not folder.is_dir():
         raise InputError("folder", f"there is no folder {folder.name!r} in {folder.parent}")
-    return tuple(_part(folder, number, word) for number, word in enumerate(words))
+    return words
 
 
 def _words(name: str) -> list[str]:
@@ -86,48 +90,68 @@ def _words(name: str) -> list[str]:
     return [(part.rpartition("_")[0] or part).replace("_", " ").strip() for part in parts]
 
 
-def _part(folder: Path, number: int, word: str) -> PairPart:
-    pictures = sorted(
-        path
-        for path in folder.iterdir()
-        if path.name.startswith(f"{number}_") and path.suffix.lower() in PICTURE_SUFFIXES
-    )
-    if not pictures:
-        raise InputError(
-            "folder", f"{folder.name!r} has no picture of {word}: their names have to begin with {number}_"
-        )
-    images = tuple(read_picture(path) for path in pictures)
-    masks = []
-    for path, image in zip(pictures, images, strict=True):
-        mask_path = folder / "masks" / f"{path.stem}.png"
-        masks.append(_read_mask(mask_path, image) if mask_path.is_file() else None)
-    return PairPart(word, images, tuple(masks), tuple(path.name for path in pictures))
-
-
-def read_picture(path: Path) -> Tensor:
-    """A picture file as (3, H, W) in [0, 1], turned upright.
+def files_of_pair(folder: Path) -> list[Path]:
+    """The files that `load_pair` reads: pictures, each followed by its mask.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the folder is missing or is not named like a pair.
     """
-    return _pixels(path, "RGB").permute(2, 0, 1)
+    files = []
+    for number, _ in enumerate(_checked_words(folder)):
+        for picture in _pictures(folder, number)[0]:
+            files += [picture, *_masks(folder, picture)[:1]]
+    return files
 
 
-def _read_mask(path: Path, image: Tensor) -> Tensor:
-    mask = _pixels(path, "L")
-    if mask.shape != image.shape[1:]:
+def _part(folder: Path, number: int, word: str) -> PairPart:
+    paths, others = _pictures(folder, number)
+    notes = [f"{path.name} is left out: it is not a picture of a format that is read" for path in others]
+    if not paths:
+        left_out = f" ({', '.join(path.name for path in others)} cannot be read)" if others else ""
         raise InputError(
             "folder",
-            f"the mask {path.name} has {mask.shape[1]}x{mask.shape[0]} pixels and its picture "
-            f"{image.shape[2]}x{image.shape[1]}; they have to be of one size",
+            f"{folder.name!r} has no picture of {word}{left_out}: their names have to begin with {number}_ and end "
+            f"with one of {', '.join(SUFFIXES)}",
         )
-    return mask
+    pictures = [read_picture(path) for path in paths]
+    masks = []
+    for path, picture in zip(paths, pictures, strict=True):
+        notes += picture.notes
+        masks.append(_mask(folder, path, picture, notes))
+    return PairPart(
+        word, tuple(p.image for p in pictures), tuple(masks), tuple(path.name for path in paths), tuple(notes)
+    )
 
 
-def _pixels(path: Path, mode: str) -> Tensor:
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert(mode)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError("folder", f"{path.name} cannot be read as a picture ({error})") from error
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)
+def _pictures(folder: Path, number: int) -> tuple[list[Path], list[Path]]:
+    """Files of the concept or of a component: those that can be read, and those that look like it and cannot."""
+    named = [path for path in sorted(folder.iterdir()) if path.name.startswith(f"{number}_") and path.is_file()]
+    readable = [path for path in named if path.suffix.lower() in SUFFIXES]
+    return readable, [path for path in named if path not in readable]
+
+
+def _mask(folder: Path, path: Path, picture: PictureFile, notes: list[str]) -> Tensor | None:
+    """The mask of a picture at its size; what was decided is added to the notes."""
+    found = _masks(folder, path)
+    if not found:
+        if picture.alpha is None or not (picture.alpha < 0.5).any():
+            return None
+        notes.append(f"{path.name} has no mask, so all of it that is not transparent is learned")
+        return picture.alpha
+    if len(found) > 1:
+        notes.append(f"{path.name} has several masks, of which {found[0].name} is taken")
+    mask = read_mask(found[0], picture)
+    # what lies under transparent pixels is not to be seen
+    return mask if picture.alpha is None else mask * picture.alpha
+
+
+def _masks(folder: Path, picture: Path) -> list[Path]:
+    """Masks named like a picture, the best match first: of the same case, then PNG."""
+    found = [
+        path
+        for masks in sorted(folder.iterdir())
+        if masks.name.lower() == MASKS and masks.is_dir()
+        for path in masks.iterdir()
+        if path.stem.casefold() == picture.stem.casefold() and path.suffix.lower() in SUFFIXES
+    ]
+    return sorted(found, key=lambda path: (path.stem != picture.stem, path.suffix.lower() != ".png", path.name))

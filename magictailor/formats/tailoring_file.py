@@ -10,13 +10,14 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..backbones import Family, family_named
@@ -26,11 +27,14 @@ from ..errors import InputError
 from ..report.thumbnail import thumbnail_jpeg
 from ..tailoring import Tailoring, Token
 from ..tokens import TOKEN
-from .new_file import checked_name, new_file
+from .file_name import checked_name, prompt_name
+from .new_file import file_words, free_names
 from .released_program import LORA_FILE, is_released, load_released
+from .weights_file import write_tensors
 
 RECORD = "magictailor"
 RECORD_VERSION = 1
+UNFINISHED = "magictailor_unfinished"
 BUNDLE_PREFIX = "bundle_emb."
 
 
@@ -50,7 +54,7 @@ def save_tailoring(tailoring: Tailoring, path: Path, thumbnail: Tensor | None = 
             tensors[f"{BUNDLE_PREFIX}{token.name}.{key}"] = row[None]
     tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
     jpeg = None if thumbnail is None else thumbnail_jpeg(thumbnail)
-    _write_new(path, tensors, metadata_of(tailoring, path.stem) | _hashes(tensors) | _picture(jpeg) | _date())
+    write_tensors(path, tensors, metadata_of(tailoring, path.stem) | _hashes(tensors) | _picture(jpeg) | _date())
 
 
 def save_embedding(token: Token, path: Path) -> None:
@@ -59,7 +63,9 @@ def save_embedding(token: Token, path: Path) -> None:
     Raises:
         FileExistsError: the file is there already; it is left as it is.
     """
-    _write_new(path, {key: row[None].contiguous() for key, row in token.rows.items()}, {"class_word": token.class_word})
+    write_tensors(
+        path, {key: row[None].contiguous() for key, row in token.rows.items()}, {"class_word": token.class_word}
+    )
 
 
 @dataclass(frozen=True)
@@ -85,17 +91,13 @@ def save_with_embeddings(
     Args:
         wanted: name, see `checked_name`.
         loras: folder of the tailoring.
-        embeddings: folder of the embeddings, which are called like the tailoring with _v0, _v1 ... added.
+        embeddings: folder of the embeddings, called as `embedding_name` says.
         thumbnail: as in `save_tailoring`.
 
     Raises:
         InputError: the name or the thumbnail cannot be used.
     """
-    wanted = checked_name(wanted)
-    number = 0
-    while True:
-        number += 1
-        name = wanted if number == 1 else f"{wanted}_{number}"
+    for name in free_names(checked_name(wanted)):
         path = loras / f"{name}.safetensors"
         written: list[Path] = []
         try:
@@ -110,11 +112,33 @@ def save_with_embeddings(
                 embedding.unlink()
             if not isinstance(error, FileExistsError):
                 raise
+    raise AssertionError("there is always a free name")
+
+
+def save_unfinished(tailoring: Tailoring, loras: Path) -> Path:
+    """Save what a training had learned when it stopped, under a name of its own in the folder `UNFINISHED` of loras.
+
+    Returns:
+        the new file: house_with_roof_at_step_312.safetensors, or with _2, _3 ... before the ending.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    words = file_words(token.class_word for token in tailoring.tokens)
+    for name in free_names(f"{words}_at_step_{tailoring.steps_done}"):
+        path = loras / UNFINISHED / f"{name}.safetensors"
+        with suppress(FileExistsError):
+            save_tailoring(tailoring, path)
+            return path
+    raise AssertionError("there is always a free name")
 
 
 def embedding_name(saved: str, token: Token) -> str:
-    """What the embedding of a token is called beside a tailoring saved under that name: people/anna_v0."""
-    return f"{saved}_{token.name.strip('<>')}"
+    """What the embedding of a token is called beside a tailoring saved under that name: people/anna_v0.
+
+    Prompts can hold it, so it is not always the tailoring's own name, see `prompt_name`.
+    """
+    return f"{prompt_name(saved)}_{token.name.strip('<>')}"
 
 
 def metadata_of(tailoring: Tailoring, name: str) -> dict[str, str]:
@@ -307,8 +331,3 @@ def _usable(tensor: Tensor) -> bool:
 
 def _refused(path: Path, reason: str) -> InputError:
     return InputError("tailoring", f"{path.name} {reason}")
-
-
-def _write_new(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    with new_file(path) as temporary:
-        save_file(dict(tensors), temporary, metadata)

@@ -1,9 +1,10 @@
-"""Reading files of model weights, and saying what a wrong one looks like."""
+"""Files of tensors: reading those of models, saying what a wrong one looks like, writing new ones."""
 
 from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..errors import InputError
+from .new_file import new_file
 
 # A file in a foreign layout is named by a weight that only its kind has; the first match counts.
 _KINDS = (
@@ -72,6 +74,24 @@ def read_weights(path: str | Path, field: str) -> dict[str, torch.Tensor]:
     if not weights:
         raise InputError(field, f"{path.name} holds no model weights")
     return weights
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a new .safetensors file, whole or not at all, see `new_file`.
+
+    Raises:
+        FileExistsError: the file is there already; it is left as it is.
+        OSError: it cannot be written.
+    """
+    with new_file(path) as temporary:
+        try:
+            safetensors.torch.save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+                temporary,
+                dict(metadata),
+            )
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def kind_of(weights: dict[str, torch.Tensor]) -> str:

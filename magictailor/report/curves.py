@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +18,8 @@ from ..training import StepReport
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#F0E442")
 DOTS_PER_INCH = 100
 LONGEST_MEAN = 25
+LETTERS = 34  # of a name in a line of the legend
+MOST_LINES = 3
 
 
 def draw_curves(figure: Figure | SubFigure, history: Sequence[StepReport], names: Sequence[str]) -> None:
@@ -34,11 +37,14 @@ def draw_curves(figure: Figure | SubFigure, history: Sequence[StepReport], names
         colour = COLOURS[number % len(COLOURS)]
         values = [report.diffusion[number] for report in history]
         losses.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-        losses.plot(steps, trailing_mean(values), color=colour, linewidth=1.8, marker=marker, label=name)
+        label = wrapped(name, LETTERS)
+        losses.plot(steps, trailing_mean(values), color=colour, linewidth=1.8, marker=marker, label=label)
     losses.set_yscale("log")
-    figure.legend(
+    legend = figure.legend(
         *losses.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize="small", frameon=False
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     weights = [report.degradation_weight for report in history]
     degradation.plot(steps, weights, color="black", marker=marker)
     degradation.set_ylim(0.0, 1.1 * max(weights) or 1.0)
@@ -52,6 +58,14 @@ def draw_curves(figure: Figure | SubFigure, history: Sequence[StepReport], names
         panel.set_title(title, loc="left", fontsize="medium")
         panel.grid(alpha=0.3)
     _mark_second_phase((losses, degradation, rate), history)
+
+
+def wrapped(text: str, letters: int) -> str:
+    """A text in lines of so many letters; after `MOST_LINES` of them it is cut off, and says so with an ellipsis."""
+    lines = wrap(text, letters, break_on_hyphens=False)
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 1], lines[MOST_LINES - 1][: letters - 1] + "\N{HORIZONTAL ELLIPSIS}"]
+    return "\n".join(lines)
 
 
 def _mark_second_phase(panels: Sequence[Axes], history: Sequence[StepReport]) -> None:

@@ -8,12 +8,13 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..backbones.protocol import Backbone
 from ..errors import InputError
 from ..sampling import whole_picture
+from .fonts import pillow_font
 
 # perceptually uniform, readable without colour vision and in print
 COLOURS = matplotlib.colormaps["inferno"]
@@ -89,10 +90,10 @@ def captioned(picture: Tensor, text: str) -> Tensor:
     """The picture (3, H, W) in [0, 1] below a dark strip with a text; the strip's height depends on W alone."""
     height, width = picture.shape[-2:]
     size = max(10, round(width / 22))
-    font = ImageFont.load_default(size=size)
+    font = pillow_font(text, size)
     while size > 6 and font.getlength(text) > width - size:
         size -= 1
-        font = ImageFont.load_default(size=size)
+        font = pillow_font(text, size)
     strip = Image.new("RGB", (width, max(18, round(width / 12))), "black")
     ImageDraw.Draw(strip).text((width / 2, strip.height / 2), text, font=font, fill="white", anchor="mm")
     top = torch.from_numpy(np.array(strip)).movedim(-1, 0).float() / 255

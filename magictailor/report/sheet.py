@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from textwrap import wrap
 
 import numpy as np
 import torch
@@ -20,7 +19,8 @@ from ..reference import Reference
 from ..sampling import Sketcher
 from ..tokens import PROMPT, token_name
 from ..training import StepReport
-from .curves import DOTS_PER_INCH, as_picture, draw_curves
+from .curves import DOTS_PER_INCH, as_picture, draw_curves, wrapped
+from .fonts import fonts_for
 from .heatmaps import heat_map, word_attention
 
 WIDTH = 6  # pictures in a line
@@ -59,11 +59,12 @@ def live_picture(drawn: Tensor, caption: str, history: Sequence[StepReport], nam
         history, names: as in `draw_curves`.
     """
     # as wide as the place a node keeps for pictures
-    figure = Figure(figsize=(8.4, 4.4), dpi=DOTS_PER_INCH, layout="constrained")
-    left, right = np.ravel(figure.subfigures(1, 2, squeeze=False))
-    _show(left.subplots(), drawn, caption)
-    draw_curves(right, history, names)
-    return as_picture(figure)
+    with fonts_for(caption + "".join(names)):
+        figure = Figure(figsize=(8.4, 4.4), dpi=DOTS_PER_INCH, layout="constrained")
+        left, right = np.ravel(figure.subfigures(1, 2, squeeze=False))
+        _show(left.subplots(), drawn, caption)
+        draw_curves(right, history, names)
+        return as_picture(figure)
 
 
 def training_report(
@@ -135,15 +136,17 @@ def sheet(
 ) -> Image.Image:
     """Rows of pictures above and below the curves; short rows share a line."""
     upper, lower = lines_of(above), lines_of(below)
-    heights = [LINE] * len(upper) + [CURVES] + [LINE] * len(lower)
-    figure = Figure(figsize=(WIDTH * TILE, sum(heights)), dpi=DOTS_PER_INCH, layout="constrained")
-    bands = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for band, line in zip(bands[: len(upper)], upper, strict=True):
-        _draw_line(band, line)
-    draw_curves(bands[len(upper)], history, names)
-    for band, line in zip(bands[len(upper) + 1 :], lower, strict=True):
-        _draw_line(band, line)
-    return as_picture(figure)
+    written = [text for row in (*above, *below) for text in (row.title, *row.captions)]
+    with fonts_for("".join([*names, *written])):
+        heights = [LINE] * len(upper) + [CURVES] + [LINE] * len(lower)
+        figure = Figure(figsize=(WIDTH * TILE, sum(heights)), dpi=DOTS_PER_INCH, layout="constrained")
+        bands = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for band, line in zip(bands[: len(upper)], upper, strict=True):
+            _draw_line(band, line)
+        draw_curves(bands[len(upper)], history, names)
+        for band, line in zip(bands[len(upper) + 1 :], lower, strict=True):
+            _draw_line(band, line)
+        return as_picture(figure)
 
 
 def lines_of(rows: Sequence[Row]) -> list[list[Row]]:
@@ -172,8 +175,10 @@ def _draw_line(band: SubFigure, line: Sequence[Row]) -> None:
     widths = counts + [left_over] * bool(left_over)
     places = np.ravel(band.subfigures(1, len(widths), width_ratios=widths, squeeze=False))
     for place, row in zip(places, line, strict=False):
-        title = "\n".join(wrap(row.title, LETTERS * len(row.pictures)))
-        place.suptitle(title, x=0.02, horizontalalignment="left", fontsize="medium", fontweight="bold")
+        title = wrapped(row.title, LETTERS * len(row.pictures))
+        place.suptitle(
+            title, x=0.02, horizontalalignment="left", fontsize="medium", fontweight="bold", parse_math=False
+        )
         panels = place.subplots(1, len(row.pictures), squeeze=False)[0]
         for panel, picture, caption in zip(panels, row.pictures, row.captions, strict=True):
             _show(panel, picture, caption)
@@ -183,7 +188,7 @@ def _show(panel: Axes, picture: Tensor, caption: str) -> None:
     panel.imshow(picture.movedim(0, -1).numpy())
     panel.set_axis_off()
     # a prompt may hold dollar signs, which are no formulas
-    panel.set_title("\n".join(wrap(caption, LETTERS)), fontsize="small", parse_math=False)
+    panel.set_title(wrapped(caption, LETTERS), fontsize="small", parse_math=False)
 
 
 def _encoded(model: Backbone, pictures: Tensor) -> Tensor:

@@ -8,6 +8,11 @@ from ...magictailor.errors import InputError
 # for every node that takes both
 SAME_CHECKPOINT = {"clip": "connect MODEL and CLIP of the same checkpoint"}
 
+TRAINING_REMEDIES = SAME_CHECKPOINT | {
+    "run": "set resume to start over, and the damaged run stays as it is",
+    "runs": "trainings are kept in output/magictailor/runs: make room, let it be written, or end the other training",
+}
+
 
 @contextmanager
 def artist_errors(node: str, remedies: Mapping[str, str] | None = None) -> Iterator[None]:

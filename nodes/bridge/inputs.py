@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ...magictailor.config import defaults, knobs
+from ...magictailor.config import CONTINUE, RESUME, defaults, knobs
 from .knobs import ON_TRAIN
 from .socket_types import Reference, Tailoring
 
@@ -70,6 +70,31 @@ def preview_inputs() -> list[io.WidgetInput]:
             default=PREVIEW_PROMPT,
             optional=True,
             tooltip="What the samples show, here and in the report: <v0> is the concept, <v1> the first component.",
+        ),
+    ]
+
+
+def run_inputs() -> list[io.WidgetInput]:
+    """What becomes of a training that was cut, and of the states on its way."""
+    return [
+        io.Combo.Input(
+            "resume",
+            options=list(RESUME),
+            default=CONTINUE,
+            optional=True,
+            tooltip="continue: the same training goes on where Cancel, an error or a crash stopped it, and a finished "
+            "one is taken from disk. More DS-Bal steps than before extend it; DM-Deg then counts all steps (D of Eq. "
+            "5) from there on, so it is not quite what one long training gives. start over: from step 1; the run "
+            "before stays on disk.",
+        ),
+        io.Int.Input(
+            "snapshot_every",
+            default=0,
+            min=0,
+            max=100_000,
+            optional=True,
+            advanced=True,
+            tooltip="Steps from one snapshot to the next: tailorings on the way, for MagicTailor Runs. 0 keeps none.",
         ),
     ]
 

@@ -8,9 +8,10 @@ from PIL import Image
 
 from ...magictailor.errors import InputError
 from ...magictailor.reference import Reference
+from ...magictailor.report.fonts import missing_letters
 from ...magictailor.report.sheet import live_picture, reference_names, training_report
 from ...magictailor.sampling import Sketcher
-from ...magictailor.training import StepReport
+from ...magictailor.training import StepReport, Training
 from . import host
 
 LARGEST_SIDE = 1040  # of the picture on the node, in pixels
@@ -19,11 +20,17 @@ LARGEST_SIDE = 1040  # of the picture on the node, in pixels
 class LiveView:
     """Called after every step of a training.
 
+    A picture that cannot be drawn never costs the training: it is logged and said on the node, and no more are drawn.
+
     Args:
+        training: as it begins, or goes on.
         sketcher: draws the samples.
         prompt: what they show.
         every: steps from one sample to the next; 0 draws none.
         note: what stands below the progress, "" for nothing.
+
+    Attributes:
+        failed: why something could not be drawn, "" if nothing was amiss.
 
     Raises:
         InputError: the prompt is too long, or holds a token that is not learned; names "preview_prompt".
@@ -31,7 +38,7 @@ class LiveView:
 
     def __init__(
         self,
-        total_steps: int,
+        training: Training,
         references: Sequence[Reference],
         sketcher: Sketcher,
         prompt: str,
@@ -42,38 +49,47 @@ class LiveView:
             sketcher.model.require_readable(prompt)
         except InputError as error:
             raise InputError("preview_prompt", error.message) from error
-        self.bar = host.progress_bar(total_steps)
+        self.bar = host.progress_bar(training.config.total_steps)
         self.references, self.sketcher, self.prompt, self.every = references, sketcher, prompt, every
         self.note = note
-        self.history: list[StepReport] = []
+        self.failed = ""
+        self.history, self.steps_before = training.history, training.steps_done
         self.started = time.monotonic()
 
-    def after_step(self, report: StepReport) -> None:
-        """Show a step. Raises the host's interrupt if the user asked for it."""
-        self.history.append(report)
+    def after_step(self, report: StepReport, problem: str = "") -> Image.Image | None:
+        """Show a step, and a sample where one is due; the sample. Raises the host's interrupt if the user asked for it.
+
+        Args:
+            problem: what the person at the canvas should know, "" for nothing.
+        """
         due = self.every and report.step % self.every == 0 and report.step < report.total_steps
-        sample = self._unless_memory_runs_out(self._sample) if due else None
+        sample = self._unless_it_fails(self._sample) if due else None
         self.bar.update_absolute(report.step, preview=sample and ("JPEG", sample, LARGEST_SIDE))
-        seconds = (time.monotonic() - self.started) / report.step * (report.total_steps - report.step)
+        a_step = (time.monotonic() - self.started) / (report.step - self.steps_before)
+        left = duration(a_step * (report.total_steps - report.step))
         self._show(
-            f"{report.phase}, step {report.step} of {report.total_steps}, {duration(seconds)} left\n"
-            f"loss {report.loss:.4f}"
+            f"{report.phase}, step {report.step} of {report.total_steps}, {left} left\nloss {report.loss:.4f}", problem
         )
         host.check_interrupted()
+        return sample
 
     def report(self) -> Image.Image:
         """The sheet of a finished training; it is shown on the node too."""
         took = duration(time.monotonic() - self.started)
         self._show("drawing the report")
-        sheet = self._unless_memory_runs_out(lambda: self._sheet(self.sketcher if self.every else None))
+        sheet = self._unless_it_fails(lambda: self._sheet(self.sketcher if self.every else None))
         if sheet is None:
-            sheet = self._sheet(None)
+            sheet = self._unless_it_fails(lambda: self._sheet(None))
+        if sheet is None:
+            sheet = Image.new("RGB", (LARGEST_SIDE, LARGEST_SIDE // 4), "white")
         self.bar.update_absolute(self.bar.total, preview=("JPEG", sheet, LARGEST_SIDE))
-        self._show(f"{self.history[-1].total_steps} steps in {took}")
+        self._show(f"{self.bar.total} steps in {took}")
         return sheet
 
-    def _show(self, text: str) -> None:
-        host.show_text("\n".join(filter(None, (text, self.note))))
+    def _show(self, text: str, problem: str = "") -> None:
+        unseen = missing_letters(self.prompt + "".join(reference.class_word for reference in self.references))
+        font = f"no font here has {unseen}; install one, such as Noto Sans CJK" if unseen else ""
+        host.show_text("\n".join(filter(None, (text, problem, self.failed, font, self.note))))
 
     def _sheet(self, sketcher: Sketcher | None) -> Image.Image:
         model, resolution = self.sketcher.model, self.sketcher.resolution
@@ -84,13 +100,16 @@ class LiveView:
         caption = f"{self.prompt}, after step {self.history[-1].step}"
         return live_picture(drawn, caption, self.history, reference_names(self.references))
 
-    def _unless_memory_runs_out(self, draw: Callable[[], Image.Image]) -> Image.Image | None:
+    def _unless_it_fails(self, draw: Callable[[], Image.Image]) -> Image.Image | None:
         """A picture; or None and no more samples, for what was learned is worth more than a look at it."""
         try:
             return draw()
         except host.OUT_OF_MEMORY:
-            logging.warning("MagicTailor Train: there is not enough memory for samples, so none are drawn.")
-            self.every = 0
+            self.failed = "there is not enough memory for samples, so none are drawn"
+        except Exception as error:  # a VAE, a font or a plot may raise anything
+            self.failed = f"samples or the report could not be drawn ({type(error).__name__}: {error})"
+        logging.warning("MagicTailor Train: %s.", self.failed, exc_info=True)
+        self.every = 0
         host.empty_cache()
         return None
 

@@ -7,7 +7,8 @@ from comfy.sd import CLIP
 from torch import Tensor
 
 from ...magictailor.tailoring import Tailoring
-from ...magictailor.tokens import split_at_tokens
+from ...magictailor.tokens import require_tokens, split_at_tokens
+from .backbones import tokenizer_of
 
 
 class TailoredTokenizer:
@@ -27,13 +28,25 @@ class TailoredTokenizer:
         self._rows = dict(rows)
         self._start = start
 
+    @property
+    def token_names(self) -> list[str]:
+        """All names that are known: its own, and those of a tailoring that was put on the CLIP before."""
+        return list(dict.fromkeys([*self._rows, *getattr(self._tokenizer, "token_names", ())]))
+
     def __call__(self, text: str, **options):
-        output = dict(self._tokenizer(text, **options))
+        """The ids of a text, with embeddings in place of its tokens.
+
+        Raises:
+            InputError: a token's name is not written as it should; names "text", as stock nodes do.
+        """
+        require_tokens(text, self.token_names, "text")
         pieces = split_at_tokens(text, list(self._rows))
-        if len(pieces) > 1 or text in self._rows:
-            ids = output["input_ids"]
-            words = [word for piece in pieces for word in self._words(piece, options)]
-            output["input_ids"] = [*ids[: self._start], *words, ids[-1]]
+        if not self._rows.keys() & set(pieces):
+            return self._tokenizer(text, **options)
+        output = dict(self._tokenizer("", **options))
+        ids = output["input_ids"]
+        words = [word for piece in pieces for word in self._words(piece, options)]
+        output["input_ids"] = [*ids[: self._start], *words, ids[-1]]
         return output
 
     def _words(self, piece: str, options):
@@ -46,6 +59,11 @@ class TailoredTokenizer:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._tokenizer, name)
+
+
+def known_tokens(clip: CLIP) -> list[str]:
+    """Names of the tokens that a CLIP knows."""
+    return list(getattr(tokenizer_of(clip), "token_names", ()))
 
 
 def tailored_clip(clip: CLIP, tailoring: Tailoring) -> CLIP:

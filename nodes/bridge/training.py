@@ -1,23 +1,25 @@
 """Trains on the host's MODEL, CLIP and VAE; imported when a training starts, for it brings packages of its own."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import folder_paths
 from comfy_api.v0_0_2 import io
 from PIL import Image
 
-from ...magictailor.backbones import build
-from ...magictailor.config import TailorConfig
-from ...magictailor.formats.tailoring_file import save_tailoring
+from ...magictailor.backbones import CheckpointWeights, build
+from ...magictailor.backbones.precision import precision_for
+from ...magictailor.config import CONTINUE, TailorConfig
+from ...magictailor.fingerprints import of_checkpoint
 from ...magictailor.reference import Reference
+from ...magictailor.runs import Keeper, Plan, Run, Runs, plan_of
 from ...magictailor.sampling import Sketcher
 from ...magictailor.training import Training, TrainingDiverged, TrainingResult
 from . import host
 from .backbones import checkpoint_weights
 from .convert import image_from_pil, image_to_library
 from .live_view import LiveView
+from .output_folders import loras_folder, runs_folder
 
 
 @dataclass(frozen=True)
@@ -36,33 +38,70 @@ class Preview:
     steps: int
     note: str = ""
 
+    @property
+    def drawn(self) -> str:
+        """What decides which samples the report shows."""
+        return json.dumps([self.prompt, self.steps] if self.every else [])
+
 
 def trained(
-    node: str, model, clip, vae, references: Sequence[Reference], config: TailorConfig, preview: Preview
+    node: str,
+    model,
+    clip,
+    vae,
+    references: Sequence[Reference],
+    config: TailorConfig,
+    preview: Preview,
+    resume: str = CONTINUE,
+    snapshot_every: int = 0,
 ) -> io.NodeOutput:
     """The outputs of a Train node, see `training_outputs`.
 
     Args:
         node: its display name.
         references: the concept, then its components.
+        resume: go on with the same training on disk, or start over; see `magictailor.runs`.
+        snapshot_every: steps from one tailoring that stays in the run's folder to the next; 0 keeps none.
 
     Raises:
-        InputError: MODEL, CLIP, VAE, a reference or the preview's prompt cannot be used.
-        RuntimeError: the numbers were no longer finite; what was learned before is saved and named.
+        InputError: MODEL, CLIP, VAE, a reference, the preview's prompt or the folder of runs cannot be used.
+        RuntimeError: the numbers were no longer finite, or memory ran out; says where what was learned before is.
     """
     host.free_memory()
     with host.outside_inference_mode():
-        result, report = _trained(node, model, clip, vae, references, config, preview)
+        weights, device = checkpoint_weights(model, clip, vae), host.torch_device()
+        number_format = str(precision_for(config.mixed_precision, device))
+        plan = plan_of(references, config, device.type, number_format, of_checkpoint(weights))
+        run = Runs(runs_folder()).choose(plan, resume)
+        result, report = _from_disk(run, plan, preview) or _trained(
+            node, weights, vae, references, run, plan, preview, snapshot_every
+        )
     loss_map = {"loss": [step.loss for step in result.history]}
     return io.NodeOutput(result.tailoring, dict(result.tailoring.lora), loss_map, image_from_pil(report))
 
 
+def _from_disk(run: Run, plan: Plan, preview: Preview) -> tuple[TrainingResult, Image.Image] | None:
+    """What a finished run has left, if its report shows what is asked for: no model is needed then."""
+    record, report = run.record, run.picture(preview.drawn)
+    if report is None or record is None or record.steps_done != plan.config.total_steps:
+        return None
+    host.show_text(run.note)
+    return run.result(), report
+
+
 def _trained(
-    node: str, model, clip, vae, references: Sequence[Reference], config: TailorConfig, preview: Preview
+    node: str,
+    weights: CheckpointWeights,
+    vae,
+    references: Sequence[Reference],
+    run: Run,
+    plan: Plan,
+    preview: Preview,
+    snapshot_every: int,
 ) -> tuple[TrainingResult, Image.Image]:
     """Everything that holds the trained model is in here, so that its memory is free when this returns."""
-    words = [reference.class_word for reference in references]
-    trained = build(checkpoint_weights(model, clip, vae), words, config, host.torch_device())
+    config = plan.config
+    trained = build(weights, plan.class_words, config, host.torch_device())
     sketcher = Sketcher(
         trained,
         decode=lambda latents: image_to_library(vae.decode(latents)),
@@ -70,26 +109,36 @@ def _trained(
         steps=preview.steps,
         after_step=host.check_interrupted,
     )
-    view = LiveView(config.total_steps, references, sketcher, preview.prompt, preview.every, preview.note)
     training = Training(trained, references, config)
+    run.restore(training)
+    note = "\n".join(filter(None, (run.note, preview.note)))
+    view = LiveView(training, references, sketcher, preview.prompt, preview.every, note)
+    keeper = None
     try:
-        for report in training:
-            view.after_step(report)
+        with run.kept(training, plan, loras_folder(), snapshot_every) as keeper:
+            for report in training:
+                keeper.after_step()
+                sample = view.after_step(report, keeper.problem)
+                if sample is not None:
+                    run.keep_picture(sample)
     except TrainingDiverged as error:
-        raise RuntimeError(f"{node}: {error}. {_rescue(training, error.step)}") from error
-    return training.result(), view.report()
+        raise RuntimeError(f"{node}: {error}. {_left(keeper)}") from error
+    except host.OUT_OF_MEMORY as error:
+        raise RuntimeError(
+            f"{node}: there was not enough memory for step {training.steps_done + 1}. {_left(keeper)} Switch "
+            "low_memory on, or gradient_checkpointing on MagicTailor Settings, and press Run: it goes on from there"
+        ) from error
+    except BaseException:
+        host.show_text(_left(keeper))
+        raise
+    sheet = view.report()
+    run.keep_picture(sheet, "" if view.failed else preview.drawn)
+    return training.result(), sheet
 
 
-def _rescue(training: Training, step: int) -> str:
-    if training.steps_done == 0:
+def _left(keeper: Keeper | None) -> str:
+    """Where what was learned is, when a training ends early."""
+    if keeper is None or keeper.unfinished is None:
         return "Nothing had been learned yet."
-    folder = Path(folder_paths.get_output_directory()) / "loras" / "magictailor_unfinished"
-    number = 1
-    while True:
-        path = folder / f"stopped_at_step_{step}_{number:03}.safetensors"
-        try:
-            save_tailoring(training.result().tailoring, path)
-        except FileExistsError:
-            number += 1
-        else:
-            return f"What was learned before is kept in output/loras/magictailor_unfinished/{path.name}."
+    file = f"{keeper.unfinished.parent.name}/{keeper.unfinished.name}"
+    return f"What was learned before is kept in output/loras/{file}; Run goes on after step {keeper.saved_step}."

@@ -1,5 +1,8 @@
 """What cannot be used is refused with the node's and the input's name, and nothing is written."""
 
+import os
+import shutil
+
 import pytest
 import torch
 
@@ -25,6 +28,7 @@ def reference(nodes):
 
 def train(nodes, model, clip, vae, reference, **settings):
     settings = {"phase1_train_steps": 1, "phase2_train_steps": 0, "resolution": 64, "lora_rank": 1} | settings
+    settings = {"resume": "start over"} | settings
     with torch.inference_mode():
         return nodes.MagicTailorTrainV2.execute(
             model, clip, vae, reference, {"component 1": reference}, **settings
@@ -79,13 +83,17 @@ def test_a_component_the_folder_does_not_have(nodes):
         nodes.MagicTailorLoadPair.execute("example: house_a+roof_a", 2)
 
 
-def test_a_pair_without_masks_gives_pictures_and_blocks_only_its_references(nodes, base_dir, rendered_pair):
-    import shutil
-
-    from comfy_execution.graph_utils import ExecutionBlocker
-
+@pytest.fixture(scope="module")
+def without_masks(base_dir, rendered_pair):
     folder = base_dir / "input" / "house_b+roof_b"
     shutil.copytree(rendered_pair, folder, ignore=shutil.ignore_patterns("masks"))
+    return folder
+
+
+def test_a_pair_without_masks_gives_pictures_and_blocks_only_its_references(nodes, without_masks):
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    folder = without_masks
     with torch.inference_mode():
         concept, component, images, others, *words = nodes.MagicTailorLoadPair.execute(folder.name, 1).args
     assert (len(images), len(others), words) == (3, 3, ["house", "roof"])
@@ -93,6 +101,45 @@ def test_a_pair_without_masks_gives_pictures_and_blocks_only_its_references(node
         assert isinstance(blocked, ExecutionBlocker)
         assert blocked.message.startswith("Load MagicTailor Pair, folder: there is no mask for ")
         assert "GroundedSAM" in blocked.message
+
+
+def test_the_loader_is_blamed_for_masks_that_somebody_wants(nodes, without_masks):
+    from comfy_api.v0_0_2 import io
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    def loaded(output):
+        graph = {
+            "1": {"inputs": {"folder": without_masks.name, "component_number": 1}},
+            "2": {"inputs": {"width": 64, "concept": ["1", output]}},
+        }
+        load = nodes.MagicTailorLoadPair
+        # as the host does before it runs a node
+        hidden = {io.Hidden.prompt: graph, io.Hidden.unique_id: "1"}
+        return load.PREPARE_CLASS_CLONE({"hidden_inputs": hidden}).execute(without_masks.name, 1).args
+
+    with torch.inference_mode():
+        assert all(isinstance(blocked, ExecutionBlocker) for blocked in loaded(2)[:2])
+        for output in (0, 1):
+            with pytest.raises(ValueError, match="^Load MagicTailor Pair, folder: there is no mask for .*GroundedSAM"):
+                loaded(output)
+
+
+def test_notes_and_system_files_change_nothing(nodes, without_masks):
+    load = nodes.MagicTailorLoadPair
+    before = load.fingerprint_inputs(without_masks.name, 1)
+    for name in (".DS_Store", "Thumbs.db", "notes.txt"):
+        (without_masks / name).write_bytes(b"x")
+    assert load.fingerprint_inputs(without_masks.name, 1) == before
+    os.utime(without_masks / "0_house_a0.jpg", ns=(1, 1))
+    assert load.fingerprint_inputs(without_masks.name, 1) != before
+
+
+def test_transparency_of_an_image_is_neither_seen_nor_learned(nodes):
+    cut_out = torch.rand(1, 64, 80, 4)
+    cut_out[..., 3] = (torch.arange(80) < 25).float()
+    with torch.inference_mode():
+        reference = nodes.MagicTailorReference.execute([cut_out], [MASKS[:1]], ["tower"]).args[0]
+    assert (reference.images[0][:, :, 25:] == 1.0).all() and reference.masks[0].sum() == 30 * 15
 
 
 def test_a_gap_between_the_components(nodes, loaded_checkpoint, reference):
@@ -170,6 +217,9 @@ def test_a_diverging_training_says_where_and_keeps_what_it_learned(
     assert path.name in str(caught.value)
     tailoring = library.load_tailoring(path)
     assert not tailoring.finished and tailoring.steps_done >= 1
+    run = library.runs.Runs(base_dir / "output" / "magictailor" / "runs").all()[0]
+    assert run.record.steps_done == tailoring.steps_done
+    run.delete()
     path.unlink()
 
 

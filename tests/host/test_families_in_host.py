@@ -40,7 +40,7 @@ def references(library, rendered_pair):
 
 def train(nodes, model, clip, vae, references, **settings):
     settings = {"phase1_train_steps": 1, "phase2_train_steps": 1, "resolution": SIDE, "lora_rank": 4} | settings
-    settings = {"preview_every": 0} | settings
+    settings = {"preview_every": 0, "resume": "start over"} | settings
     concept, *components = references
     components = {f"component {n}": component for n, component in enumerate(components, 1)}
     with torch.inference_mode():

@@ -12,7 +12,7 @@ PAIR = "house_a+roof_a"
 
 def training_graph(checkpoint, warm_up, ds_bal):
     settings = {"phase1_train_steps": warm_up, "phase2_train_steps": ds_bal, "resolution": 64, "lora_rank": 4}
-    settings |= {"preview_every": 0}
+    settings |= {"preview_every": 0, "resume": "start over"}
     return {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
         "2": {"class_type": "VAELoader", "inputs": {"vae_name": "taesd"}},
@@ -91,7 +91,7 @@ def test_nothing_of_the_training_stays_in_memory(nodes, library, loaded_checkpoi
             with pytest.raises(comfy.model_management.InterruptProcessingException):
                 nodes.MagicTailorTrainV2.execute(
                     *loaded_checkpoint[:2], taesd, concept, {"component 1": component},
-                    phase1_train_steps=1, phase2_train_steps=5, resolution=64, lora_rank=4,
+                    phase1_train_steps=1, phase2_train_steps=5, resolution=64, lora_rank=4, resume="start over",
                 )  # fmt: skip
     finally:
         comfy.utils.set_progress_bar_global_hook(None)

@@ -26,6 +26,7 @@ def pair(nodes, base_dir, rendered_pair):
 @pytest.fixture
 def train(nodes, loaded_checkpoint, taesd, pair):
     def run(vae=taesd, **settings):
+        settings = {"resume": "start over"} | settings
         settings = {"phase1_train_steps": 2, "phase2_train_steps": 1, "resolution": SIDE, "lora_rank": 4} | settings
         settings = {"settings": {"preview_steps": 2}} | settings
         with torch.inference_mode():

@@ -233,6 +233,7 @@ def test_saving_twice_overwrites_nothing(nodes, base_dir, trained, files):
 
 def test_a_name_taken_by_one_embedding_is_taken_for_all(nodes, base_dir, trained, files):
     taken = base_dir / "models" / "embeddings" / "half_v1.safetensors"
+    taken.parent.mkdir(exist_ok=True)
     taken.write_bytes(b"somebody else's")
     with torch.inference_mode():
         lora_name, embeddings, _ = nodes.MagicTailorSave.execute(trained.tailoring, "half").args
@@ -295,8 +296,66 @@ def test_tokens_work_like_embeddings(loaded_checkpoint, tailored_clip, embedding
 
 
 def test_words_beside_the_tokens_read_as_ever(loaded_checkpoint, tailored_clip):
-    for text in ("a tower (with:1.2) a roof", "", "v0 and <v7>, <lora:x:1>"):
+    for text in ("a tower (with:1.2) a roof", "", "v0 and <v>, <lora:x:1>"):
         assert torch.equal(encoded(tailored_clip, text), encoded(loaded_checkpoint[1], text))
+
+
+@pytest.mark.parametrize("token", ["<V0>", "< v0>", "<v5>"])
+def test_a_name_that_is_not_quite_a_tokens_is_told_before_sampling(
+    nodes, host, loaded_checkpoint, taesd, trained, tailored_clip, token, monkeypatch
+):
+    def sampled(*arguments, **options):
+        raise AssertionError("it has begun to sample")
+
+    monkeypatch.setattr("comfy.sample.sample", sampled)
+    monkeypatch.setattr("comfy.sample.sample_custom", sampled)
+    model, clip = loaded_checkpoint[:2]
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    picture, odd = torch.rand(1, SIDE, SIDE, 3), f"a photo of ({token}:1.2) with <v1>"
+
+    def sampler(prompt, negative):
+        settings = (5, 2, 7.5, "ddim", "ddim_uniform", 1.0, 1.0)
+        nodes.MagicTailorSampler.execute(model, clip, trained.tailoring, latent, prompt, negative, *settings)
+
+    def maps(prompt, words):
+        nodes.MagicTailorAttentionMaps.execute(model, clip, taesd, trained.tailoring, picture, prompt, words, 0.4, 0)
+
+    for where, use in {
+        "Tailored Sampler, prompt": lambda: sampler(odd, ""),
+        "Tailored Sampler, negative_prompt": lambda: sampler("<v0>", odd),
+        "MagicTailor Attention Maps, prompt": lambda: maps(odd, ""),
+        "MagicTailor Attention Maps, words": lambda: maps("<v0>", token),
+        "text": lambda: host.nodes.CLIPTextEncode().encode(tailored_clip, odd),
+    }.items():
+        with torch.inference_mode(), pytest.raises(ValueError, match=f"^{where}: holds {token}, but what is learned"):
+            use()
+
+
+def test_tokens_of_a_tailoring_put_on_before_are_still_known(nodes, loaded_checkpoint, trained, tailored_clip):
+    concept_alone = dataclasses.replace(trained.tailoring, tokens=trained.tailoring.tokens[:1])
+    with torch.inference_mode():
+        both = nodes.MagicTailorApply.execute(loaded_checkpoint[0], tailored_clip, concept_alone, 1.0).args[1]
+        assert torch.equal(encoded(both, "<v0> with <v1>"), encoded(tailored_clip, "<v0> with <v1>"))
+        with pytest.raises(ValueError, match="^text: holds <v2>, but what is learned is <v0>, <v1>,"):
+            both.tokenize("<v2>")
+
+
+@pytest.mark.parametrize("name", ["red house (v2)", "house(v2)", "ünïcode", "a,b {c} it's"])
+def test_the_stock_prompt_works_whatever_the_tailoring_is_called(
+    nodes, loaded_checkpoint, trained, tailored_clip, name
+):
+    with torch.inference_mode():
+        lora_name, _, stock_prompt = nodes.MagicTailorSave.execute(trained.tailoring, name).args
+    assert lora_name.startswith(name)
+    for frame in ("{}", "a photo of {}, sunlit", "(a photo of {}:1.2)"):
+        theirs = encoded(loaded_checkpoint[1], frame.format(stock_prompt))
+        assert torch.allclose(encoded(tailored_clip, frame.format("<v0> with <v1>")), theirs, atol=1e-5)
+
+
+def test_an_unusable_name_is_told_when_the_graph_is_queued(nodes):
+    save = nodes.MagicTailorSave
+    assert save.validate_inputs("people/anna") is True and save.validate_inputs(None) is True
+    assert save.validate_inputs("people/CON").startswith("Save Tailoring, name: 'people/CON' cannot be a file name")
 
 
 def test_the_given_clip_does_not_learn_the_tokens(loaded_checkpoint, tailored_clip):

@@ -38,6 +38,7 @@ def train(nodes, loaded_checkpoint, taesd, references):
                 components,
                 preview_every=0,
                 settings=settings,
+                resume="start over",
                 **SHORT | shown,
             ).args[0]
 

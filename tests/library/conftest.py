@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-from tiny import TINY, tiny_parts, tiny_reference, tokenizer
+from tiny import tiny_model, tiny_parts, tiny_reference
 
-from magictailor.backbones.stable_diffusion.backbone import assemble
-from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
 from magictailor.config import TailorConfig
 
 
@@ -35,24 +33,4 @@ def parts():
 
 @pytest.fixture
 def make_model():
-    def make(
-        config,
-        class_words=("tower", "roof"),
-        prediction_type="epsilon",
-        memory_format=torch.contiguous_format,
-    ):
-        unet, encoder, autoencoder = tiny_parts()
-        for convolutional in (unet, autoencoder):
-            convolutional.to(memory_format=memory_format)
-        return assemble(
-            family=TINY,
-            unet=unet,
-            encoders={"clip_l": encoder},
-            autoencoder=autoencoder,
-            schedule=scaled_linear_schedule(prediction_type),
-            tokenizer=tokenizer,
-            class_words=class_words,
-            config=config,
-        )
-
-    return make
+    return tiny_model

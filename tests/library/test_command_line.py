@@ -1,10 +1,12 @@
 """`python -m magictailor` without ComfyUI, on a diffusers folder of a few thousand weights beside CLIP's table."""
 
 import json
+import os
 import pathlib
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +25,7 @@ from magictailor.config import TailorConfig, defaults, knobs
 from magictailor.formats.tailoring_file import load_tailoring, save_tailoring, save_with_embeddings
 from magictailor.masks.detections import no_detections
 from magictailor.masks.grounded_sam import ImageMask
+from magictailor.training import Training
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAVE_PAGE = ROOT / "web" / "docs" / "MagicTailorSave.md"
@@ -138,17 +141,21 @@ def test_training_writes_the_tailoring_and_its_embeddings(trained):
     tailoring = load_tailoring(trained)
     assert tailoring.words == "<v0> = house, <v1> = roof" and tailoring.finished and tailoring.rank == 4
     assert any(t.any() for key, t in tailoring.lora.items() if key.endswith("lora_up.weight"))
-    names = sorted(path.name for path in trained.parent.iterdir())
+    names = sorted(path.name for path in trained.parent.glob("*.*"))
     assert names == [f"house_a+roof_a{end}.safetensors" for end in ("", "_v0", "_v1")]
     row = load_file(trained.with_name("house_a+roof_a_v0.safetensors"))["clip_l"][0]
     assert torch.equal(row, tailoring.tokens[0].rows["clip_l"])
 
 
-def test_training_again_gives_the_same_and_overwrites_nothing(checkpoint, rendered_pair, trained, capsys):
+@pytest.mark.parametrize(
+    ("resume", "said"), [("continue", "this run is finished and is taken from disk"), ("start over", "it starts over")]
+)
+def test_training_again_gives_the_same_and_overwrites_nothing(checkpoint, rendered_pair, trained, capsys, resume, said):
     before = trained.read_bytes()
-    assert run_train(checkpoint, rendered_pair, trained.parent) == 0
+    assert run_train(checkpoint, rendered_pair, trained.parent, "--resume", resume) == 0
     again = trained.with_name("house_a+roof_a_2.safetensors")
-    assert str(again) in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert str(again) in shown and said in shown
     first, second = load_tailoring(trained), load_tailoring(again)
     assert trained.read_bytes() == before
     assert all(torch.equal(first.lora[key], second.lora[key]) for key in first.lora)
@@ -258,6 +265,9 @@ def error_of(capsys):
         (["--pretrained_model_name_or_path", "nowhere.safetensors"], "there is no nowhere.safetensors"),
         (["--tokenizer", "nowhere"], "tokenizer: no CLIP vocabulary in nowhere; give "),
         (["--name", "../x"], "name: '../x' cannot be a file name"),
+        (["--name", "aux.b"], "name: 'aux.b' cannot be a file name: Windows keeps aux for itself"),
+        # with what is added to the name of a training that stops early
+        (["--name", "x" * 220], "cannot be a file name: it is "),
         (["--device", "warp"], "device: 'warp' cannot be used"),
     ],
 )
@@ -299,7 +309,9 @@ def test_a_single_file_asks_for_a_vocabulary(rendered_pair, tmp_path, capsys, mo
     assert "tokenizer: a single file has no vocabulary, and none is cached; give the folder" in error_of(capsys)
 
 
-def test_an_interrupt_leaves_no_half_files(checkpoint, rendered_pair, tmp_path, capsys, monkeypatch):
+def test_an_interrupt_while_files_are_written_leaves_no_half_ones(
+    checkpoint, rendered_pair, tmp_path, capsys, monkeypatch
+):
     written = []
 
     def interrupted(tensors, path, metadata):
@@ -307,10 +319,40 @@ def test_an_interrupt_leaves_no_half_files(checkpoint, rendered_pair, tmp_path, 
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("magictailor.formats.tailoring_file.save_file", interrupted)
+    monkeypatch.setattr("safetensors.torch.save_file", interrupted)
     assert run_train(checkpoint, rendered_pair, tmp_path) == 130
     assert error_of(capsys) == "error: interrupted"
-    assert written and list(tmp_path.iterdir()) == []
+    assert written and not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_stopped_goes_on_with_the_same_command(
+    checkpoint, rendered_pair, trained, tmp_path, capsys, monkeypatch, asked
+):
+    step = Training.step
+
+    def stopped(self, *draws):
+        if self.steps_done == 1:
+            os.kill(os.getpid(), asked)
+        return step(self, *draws)
+
+    monkeypatch.setattr(Training, "step", stopped)
+    before = signal.getsignal(asked)
+    assert run_train(checkpoint, rendered_pair, tmp_path) == 130
+    assert signal.getsignal(asked) is before
+    left = tmp_path / "magictailor_unfinished" / "house_with_roof_at_step_2.safetensors"
+    assert str(left) in capsys.readouterr().out and load_tailoring(left).steps_done == 2
+    monkeypatch.undo()
+    assert run_train(checkpoint, rendered_pair, tmp_path) == 0
+    assert "going on after step 2" in capsys.readouterr().out
+    whole, resumed = (load_file(path) for path in (trained, tmp_path / trained.name))
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(checkpoint, rendered_pair, tmp_path, capsys):
+    (tmp_path / "runs").write_text("a file")
+    assert run_train(checkpoint, rendered_pair, tmp_path) == 2
+    assert "runs: the folder " in error_of(capsys)
 
 
 class Finder:
@@ -350,6 +392,13 @@ def unmasked(rendered_pair, tmp_path):
 def run_masks(folder, *more):
     files = ["--grounding_dino", "d", "--sam", "s", "--bert", "b"]
     return main(["masks", "--instance_data_dir", str(folder), *files, "--device", "cpu", *more])
+
+
+def test_what_was_decided_in_reading_is_told(unmasked, finder, capsys):
+    (unmasked / "1_roof_a9.psd").write_bytes(b"8BPS")
+    assert run_masks(unmasked) == 0
+    note = "note: 1_roof_a9.psd is left out: it is not a picture of a format that is read"
+    assert note in capsys.readouterr().err.splitlines()
 
 
 def test_only_missing_masks_are_made(unmasked, finder, capsys):

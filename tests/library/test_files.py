@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from magictailor.errors import InputError
-from magictailor.formats.new_file import checked_name
+from magictailor.formats.file_name import LONGEST, checked_name, prompt_name
 from magictailor.formats.tailoring_file import load_tailoring, save_embedding, save_tailoring, save_with_embeddings
 from magictailor.training import train
 
@@ -164,10 +164,49 @@ def test_a_failed_write_leaves_nothing_behind(tailoring, tmp_path, monkeypatch):
     def full_disk(*arguments):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("magictailor.formats.tailoring_file.save_file", full_disk)
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_tailoring(tailoring, tmp_path / "new" / "x.safetensors")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_mount_that_refuses_to_change_rights_can_be_saved_to(tailoring, tmp_path, monkeypatch):
+    def refuse(*arguments, **more):
+        raise PermissionError(1, "Operation not permitted")
+
+    for name in ("chmod", "link"):
+        monkeypatch.setattr(os, name, refuse)
+    save_tailoring(tailoring, tmp_path / "x.safetensors")
+    assert load_tailoring(tmp_path / "x.safetensors").words == tailoring.words
+    with pytest.raises(FileExistsError):
+        save_tailoring(tailoring, tmp_path / "x.safetensors")
+    assert os.listdir(tmp_path) == ["x.safetensors"]
+
+
+def test_a_file_gets_its_name_when_it_is_on_the_disk(tailoring, tmp_path, monkeypatch):
+    path, order = tmp_path / "x.safetensors", []
+    fsync = os.fsync
+
+    def flushed(number):
+        order.append(path.exists())
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    save_tailoring(tailoring, path)
+    assert order == [False, True]  # the file without its name, then the folder with it
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+def test_a_saved_file_has_the_rights_of_the_users_other_files(tailoring, tmp_path):
+    (tmp_path / "ordinary").touch()
+    save_tailoring(tailoring, tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_a_name_may_be_as_long_as_the_file_system_takes(tailoring, tmp_path):
+    path = tmp_path / f"{'x' * 243}.safetensors"
+    save_tailoring(tailoring, path)
+    assert path.is_file()
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -247,14 +286,79 @@ def test_tensors_that_contradict_the_record_are_refused(saved, change, reason):
         load_tailoring(saved)
 
 
-@pytest.mark.parametrize("name", ["tower", "people/anna", "a b-c_d.1", " tower ", "tower.safetensors", "塔"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tower",
+        "people/anna",
+        "a b-c_d.1",
+        " tower ",
+        "tower.safetensors",
+        "塔",
+        "console",
+        "com",
+        "a.con",
+        ".a",
+        "نام\u200cها",
+        "x" * 200,
+    ],
+)
 def test_usable_names(name):
     assert checked_name(name) == name.strip().removesuffix(".safetensors")
 
 
-@pytest.mark.parametrize(
-    "name", ["", " ", "..", "../x", "a/../b", "/etc/x", "a//b", "C:\\x", "a\\..\\b", "x<v0>", "a\0b", "a[b", "."]
-)
-def test_names_that_lead_out_of_the_folder_or_cannot_be_files(name):
-    with pytest.raises(InputError, match="^name: "):
+FAULTS = {
+    "left out": ["", " ", "..", "../x", "a/../b", "/etc/x", "a//b", ".", "a/", ".safetensors", "a\\..\\b"],
+    "it holds ": ["C:\\x", "x<v0>", "a[b", 'say "a"', "a|b", "why?", "*"],
+    "ends with": ["x./y", "x.", "x /y", "x/ y", "a.."],
+    "Windows keeps": ["CON", "nul", "aux.b", "Com1", "lpt9.x.y", "people/PRN", "con/x", "nul .a", "COM²"],
+    "cannot be seen": [f"a{hidden}b" for hidden in "\0\n\x7f\u202e\u2066\u200f\u2028\ud800"],
+    "bytes too long": ["x" * 243, "塔" * 85, f"{'x' * 256}/y", "ü" * 120],
+}
+
+
+@pytest.mark.parametrize(("name", "fault"), [(name, fault) for fault, names in FAULTS.items() for name in names])
+def test_names_that_cannot_be_files_on_every_system(name, fault):
+    with pytest.raises(InputError, match=f"^name: .* cannot be a file name: .*{fault}"):
         checked_name(name)
+
+
+def test_the_longest_name_leaves_room_for_all_that_is_added(tailoring, tmp_path):
+    name = "塔" * 78
+    with pytest.raises(InputError, match="1 bytes too long"):
+        checked_name(name + "xx")
+    name = checked_name(name + "x")
+    assert len(f"{name}_9999_v9.safetensors".encode()) == LONGEST
+    saved = [save_with_embeddings(tailoring, name, tmp_path, tmp_path / "embeddings") for _ in range(2)]
+    assert saved[1].name == f"{name}_2" and all(path.is_file() for path in (saved[1].tailoring, *saved[1].embeddings))
+
+
+def test_one_name_however_its_accents_were_typed():
+    assert checked_name("u\u0308ber") == checked_name("\u00fcber") == "\u00fcber"
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("tower", "tower"),
+        ("house_a+roof_a", "house_a+roof_a"),
+        ("red house (v2)", "red_house_v2"),
+        ("house(v2)", "house_v2"),
+        ("ünïcode", "unicode"),
+        ("a,b{c}'d", "a_b_c_d"),
+        ("my people/anna é", "my_people/anna_e"),
+        ("a\u3000b\u00a0c", "a_b_c"),
+        ("塔 2", "塔_2"),
+        ("한글", "한글"),
+        ("(!)", "tailoring"),
+    ],
+)
+def test_a_name_that_prompts_can_hold(name, written):
+    assert prompt_name(checked_name(name)) == written
+
+
+def test_the_tailoring_keeps_its_name_and_its_embeddings_get_one_for_prompts(tailoring, tmp_path):
+    (tmp_path / "red_house_v0.safetensors").write_bytes(b"somebody's work")
+    saved = save_with_embeddings(tailoring, "red house", tmp_path, tmp_path)
+    assert saved.tailoring.name == "red house_2.safetensors"
+    assert [path.name for path in saved.embeddings] == ["red_house_2_v0.safetensors", "red_house_2_v1.safetensors"]

@@ -25,12 +25,25 @@ def good_mask():
     return box(60, 80, 10, 30, 10, 30)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_grey_rgb_and_rgba_become_rgb(channels):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_and_rgb_become_rgb(channels):
     image = picture(channels=channels)
     reference = Reference("tower", (image,), (good_mask(),))
     assert reference.images[0].shape == (3, 60, 80)
     assert torch.equal(reference.images[0][0], image[0])
+
+
+def test_what_lies_under_transparent_pixels_is_neither_seen_nor_learned():
+    image = picture(channels=4)
+    image[3] = 1.0
+    image[3, :, 20:] = 0.0
+    reference = Reference("tower", (image,), (good_mask(),))
+    assert torch.equal(reference.images[0][:, :, :20], image[:3, :, :20])
+    assert (reference.images[0][:, :, 20:] == 1.0).all()
+    assert torch.equal(reference.masks[0], good_mask() * image[3])
+    image[3] = 0.0
+    with pytest.raises(InputError, match="masks: mask 1 is empty"):
+        Reference("tower", (image,), (good_mask(),))
 
 
 @pytest.mark.parametrize(

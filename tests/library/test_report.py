@@ -8,7 +8,8 @@ import torch
 from tiny import tiny_reference
 
 from magictailor.errors import InputError
-from magictailor.report.curves import DOTS_PER_INCH, trailing_mean
+from magictailor.report.curves import DOTS_PER_INCH, trailing_mean, wrapped
+from magictailor.report.fonts import missing_letters
 from magictailor.report.heatmaps import COLOURS, OPACITY, captioned, heat_map, word_attention
 from magictailor.report.sheet import (
     CURVES,
@@ -22,7 +23,7 @@ from magictailor.report.sheet import (
     training_report,
 )
 from magictailor.sampling import Sketcher
-from magictailor.training import Training
+from magictailor.training import StepReport, Training
 
 
 def attention_of(model, prompt, words, noise_level=400 / 999):
@@ -120,3 +121,38 @@ def test_the_sheet_of_a_training_holds_every_reference(make_model, config, compo
     live.save(tmp_path / "live.png")
     left, right = np.array_split(np.asarray(live), 2, axis=1)
     assert left.std() > 20 and right.std() > 20
+
+
+WORDS = ["tower $x$ {a} 100% $", "roof \\frac_^", "\u5854 \U0001f3f0", "a very long word " * 20]
+
+
+@pytest.mark.parametrize("word", WORDS, ids=["signs", "commands", "other scripts", "long"])
+def test_words_are_drawn_as_they_are_written(make_model, config, word, caplog):
+    """Neither as formulas nor with an error, and letters no font has are named."""
+    references = [tiny_reference(word, 1, 1), tiny_reference(f"{word} too", 1, 1)]
+    training = Training(make_model(config), references, config)
+    history = [training.step()]
+    sketcher = Sketcher(training.model, lambda latents: latents[:, :3].sigmoid(), 64, steps=1)
+    prompt = f"<v0> with <v1>, {word}"[:80]
+    sheet = training_report(training.model, references, 64, history, sketcher, prompt)
+    live = live_picture(torch.rand(3, 64, 64), prompt, history, reference_names(references))
+    assert all(np.asarray(picture).std() > 20 for picture in (sheet, live))
+    missing = missing_letters(word)
+    assert missing in ("", "\u5854", "\U0001f3f0", "\u5854\U0001f3f0")
+    assert (f"no font here has {missing}" in caplog.text) == bool(missing)
+
+
+def test_letters_change_what_is_drawn():
+    def drawn(word):
+        report = StepReport(1, 1, "warm-up", 1e-4, 0.5, 0.1, (0.1,), 0.0, 0.1)
+        return live_picture(torch.zeros(3, 64, 64), word, [report], [word]).tobytes()
+
+    assert len({drawn(word) for word in ("$a$", "a", "$b$", "{a}", "%a")}) == 5
+    assert missing_letters("tower \u0440\u0430\u0431\u043e\u0442\u0430 \u200d\ufe0f") == ""
+    assert missing_letters("\U000f0000a\U000f0000") == "\U000f0000"
+
+
+def test_a_text_is_cut_off_after_some_lines_and_says_so():
+    assert wrapped("one two three", 8) == "one two\nthree"
+    long = wrapped("x" * 300, 10)
+    assert long.count("\n") == 2 and long.endswith("x\N{HORIZONTAL ELLIPSIS}") and max(map(len, long.split())) <= 10

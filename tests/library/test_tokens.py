@@ -8,7 +8,7 @@ from magictailor.backbones.clip import prompt_ids
 from magictailor.backbones.stable_diffusion.conditioning import EncodedPrompts, PromptEncoder
 from magictailor.backbones.token_rows import ExtendedEmbedding
 from magictailor.errors import InputError
-from magictailor.tokens import positions_of, split_at_tokens
+from magictailor.tokens import positions_of, require_tokens, split_at_tokens
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,28 @@ from magictailor.tokens import positions_of, split_at_tokens
 def test_a_text_is_cut_at_known_tokens_only(text, pieces):
     assert split_at_tokens(text, ["<v0>", "<v1>"]) == pieces
     assert "".join(pieces) == text
+
+
+@pytest.mark.parametrize("name", ["<V0>", "< v0>", "<v0 >", "<v5>", "<v00>", "<v 1>", "＜v0＞", "<v10>"])
+def test_a_name_that_is_not_quite_a_tokens_is_refused(name):
+    for text in (name, f"(a photo of {name}:1.2) with <v1>"):
+        with pytest.raises(InputError, match=f"^prompt: holds {name}, but what is learned is <v0>, <v1>, written"):
+            require_tokens(text, ["<v0>", "<v1>"])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<v0> with (<v1>:1.2)", "v0 < v1", "<lora:v0:1>", "<video>", "<v>", "{<v0>|<v1>}"]
+)
+def test_other_texts_are_let_through(text):
+    require_tokens(text, ["<v0>", "<v1>"])
+
+
+def test_a_model_refuses_a_prompt_with_such_a_name():
+    _, encoder, _ = tiny_parts()
+    prompts = PromptEncoder({"clip_l": encoder}, TINY, tokenizer, ["roof", "tower"])
+    prompts.require_readable("<v0> with <v1>")
+    with pytest.raises(InputError, match="^prompt: holds <V0>, <v2>, but"):
+        prompts.require_readable("<v2> with <V0>")
 
 
 def test_without_tokens_nothing_is_cut():

@@ -8,6 +8,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from magictailor.backbones.clip import hidden_layer
 from magictailor.backbones.stable_diffusion import SD1
+from magictailor.backbones.stable_diffusion.backbone import assemble
+from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
 from magictailor.reference import Reference
 
 START, END, WORDS = 98, 99, 90
@@ -53,6 +55,22 @@ def tiny_parts():
             norm_num_groups=8,
         )
     return unet.requires_grad_(False), encoder.requires_grad_(False).eval(), autoencoder.requires_grad_(False).eval()
+
+
+def tiny_model(config, class_words=("tower", "roof"), prediction_type="epsilon", memory_format=torch.contiguous_format):
+    unet, encoder, autoencoder = tiny_parts()
+    for convolutional in (unet, autoencoder):
+        convolutional.to(memory_format=memory_format)
+    return assemble(
+        family=TINY,
+        unet=unet,
+        encoders={"clip_l": encoder},
+        autoencoder=autoencoder,
+        schedule=scaled_linear_schedule(prediction_type),
+        tokenizer=tokenizer,
+        class_words=class_words,
+        config=config,
+    )
 
 
 def hidden_states(encoder, ids, layer, *, normalised):

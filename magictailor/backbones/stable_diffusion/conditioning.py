@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
-from ...tokens import PROMPT, TOKEN, positions_of, token_name
+from ...tokens import PROMPT, positions_of, require_tokens, token_name
 from ..clip import TextEncoder, body, first_sub_token, hidden_layer, prompt_ids
 from ..protocol import Tokenizer
 from ..token_rows import ExtendedEmbedding, chosen_rows
@@ -127,11 +126,7 @@ class PromptEncoder(nn.Module):
             InputError: names "prompt".
         """
         self.ids([text])
-        unknown = {match.group() for match in TOKEN.finditer(text)} - set(self.names)
-        if unknown:
-            raise InputError(
-                "prompt", f"holds {', '.join(sorted(unknown))}, but what is learned is {', '.join(self.names)}"
-            )
+        require_tokens(text, self.names)
 
     def positions(self, text: str, word: str) -> list[int]:
         """Positions 0..76 in a prompt that belong to a word, or a token's name; empty if it does not stand there."""
