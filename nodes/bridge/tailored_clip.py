@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...magictailor.tailoring import Tailoring
 from ...magictailor.tokens import require_tokens, split_at_tokens
-from .backbones import tokenizer_of
+from .backbones import text_encoders_of
 
 
 class TailoredTokenizer:
@@ -63,7 +63,9 @@ class TailoredTokenizer:
 
 def known_tokens(clip: CLIP) -> list[str]:
     """Names of the tokens that a CLIP knows."""
-    return list(getattr(tokenizer_of(clip), "token_names", ()))
+    readers = (getattr(clip.tokenizer, key, None) for key in sorted(text_encoders_of(clip)))
+    names = (getattr(getattr(reader, "tokenizer", None), "token_names", ()) for reader in readers)
+    return list(next(filter(None, names), ()))
 
 
 def tailored_clip(clip: CLIP, tailoring: Tailoring) -> CLIP:
