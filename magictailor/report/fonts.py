@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -33,7 +34,9 @@ def fonts_for(text: str) -> Iterator[None]:
         logging.warning("MagicTailor: no font here has %s; install one, such as Noto Sans CJK.", missing)
     found = (_font_with(letter) for letter in dict.fromkeys(text))
     names = dict.fromkeys([FIRST, *(font.name for font in found if font is not None)])
-    with matplotlib.rc_context({"font.family": list(names)}):
+    with matplotlib.rc_context({"font.family": list(names)}), warnings.catch_warnings():
+        # said above, once
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 
 
