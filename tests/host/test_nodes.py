@@ -30,7 +30,7 @@ def same_bits(one, other):
 def train_node(nodes, checkpoint, vae, pair, **settings):
     model, clip = checkpoint[:2]
     settings = {"phase1_train_steps": 2, "phase2_train_steps": 2, "resolution": SIDE, "lora_rank": 4} | settings
-    settings = {"preview_every": 0} | settings
+    settings = {"preview_every": 0, "resume": "start over"} | settings
     with torch.inference_mode():
         return nodes.MagicTailorTrainV2.execute(model, clip, vae, pair[0], {"component 1": pair[1]}, **settings).args
 
