@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .formats.tailoring_file import load_tailoring as load_tailoring
     from .formats.tailoring_file import save_tailoring as save_tailoring
     from .reference import Reference as Reference
+    from .runs import Runs as Runs
     from .sampling import sample as sample
     from .tailoring import Tailoring as Tailoring
     from .tailoring import put_into as put_into
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "InputError": "errors",
     "Reference": "reference",
+    "Runs": "runs",
     "TailorConfig": "config",
     "Tailoring": "tailoring",
     "Training": "training",

@@ -13,12 +13,19 @@ from .backbones import CheckpointWeights
 
 SAMPLES = 1024  # of a weight tensor
 BLOCKS, BLOCK = 256, 4096  # of a weight file, in bytes
+# a host leaves a projection that its checkpoint has not, as those of Stable Diffusion 1.x, as memory happened to be
+_LEFT_OUT = ("text_projection.weight", "logit_scale", "position_ids")
 _OF_CHECKPOINTS = (".safetensors", ".sft", ".ckpt", ".bin", ".json", ".txt", ".model")
 
 
 def of_checkpoint(weights: CheckpointWeights) -> dict[str, str]:
     """Of the three parts of a loaded checkpoint: "model", "clip" and "vae"."""
-    clip = {f"{key}.{name}": t for key, encoder in weights.text_encoders.items() for name, t in encoder.items()}
+    clip = {
+        f"{key}.{name}": tensor
+        for key, encoder in weights.text_encoders.items()
+        for name, tensor in encoder.items()
+        if not name.endswith(_LEFT_OUT)
+    }
     schedule = vars(weights.schedule)
     levels = {name: value for name, value in schedule.items() if isinstance(value, Tensor)}
     rest = repr(sorted((name, value) for name, value in schedule.items() if name not in levels))

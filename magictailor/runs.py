@@ -135,28 +135,35 @@ class Run:
     @property
     def state(self) -> Path | None:
         """Its newest state that can be read; None if there is none."""
-        for path in sorted(_matching(self.folder, STATE), key=_numbers, reverse=True):
-            with suppress(InputError):
-                read_record(path)
-                return path
-        return None
+        newest = self._newest()
+        return newest and newest[0]
 
     @property
     def record(self) -> RunRecord | None:
         """What it is of, and how far it is; None if it has no state."""
-        state = self.state
-        return None if state is None else read_record(state)
+        newest = self._newest()
+        return newest and newest[1]
+
+    @property
+    def changed(self) -> float | None:
+        """When its state was written, in seconds since 1970; None without one."""
+        newest = self._newest()
+        return newest and newest[2]
+
+    def _newest(self) -> tuple[Path, RunRecord, float] | None:
+        while True:
+            paths = sorted(_matching(self.folder, STATE), key=_numbers, reverse=True)
+            for path in paths:
+                with suppress(InputError, FileNotFoundError):
+                    return path, read_record(path), path.stat().st_mtime
+            if all(path.exists() for path in paths):
+                return None
+            # a process that trains this run has put another in its place
 
     @property
     def snapshots(self) -> list[Path]:
         """Its kept tailorings, the earliest first."""
         return sorted(_matching(self.folder, SNAPSHOT), key=_numbers)
-
-    @property
-    def changed(self) -> float | None:
-        """When its state was written, in seconds since 1970; None without one."""
-        state = self.state
-        return None if state is None else state.stat().st_mtime
 
     def result(self) -> TrainingResult:
         """What it has learned, without any model.
@@ -235,6 +242,8 @@ class Run:
         Raises:
             InputError: the folder cannot be written, the disk is too full, or another process trains this run; names
                 "runs". No step has been made then.
+
+        What ends the training is raised on, when its state is on disk.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -264,10 +273,19 @@ class Run:
             keeper.save()
 
     def delete(self) -> None:
-        """Remove it with all its files; files that are not its own stay, and the folder with them."""
-        own = [path for path in self.folder.iterdir() if _is_own(path)]
-        for path in own:
-            path.unlink()
+        """Remove it with all its files; files that are not its own stay, and the folder with them.
+
+        Raises:
+            InputError: another process trains it; names "run".
+        """
+        locked = _locked(self.folder / LOCK)
+        if locked is None:
+            raise InputError("run", f"{self.name} is being trained, so it stays")
+        with locked:
+            own = [path for path in self.folder.iterdir() if _is_own(path) and path.name != LOCK]
+            for path in own:
+                path.unlink()
+        (self.folder / LOCK).unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
 
@@ -296,8 +314,11 @@ class Keeper:
 
         Raises:
             OSError: it cannot.
+            InputError: the run has gone on since it was restored; names "runs".
         """
         before = self.run.record
+        if before is not None and before.steps_done > self.training.steps_done:
+            raise InputError("runs", f"another process has trained {self.run.name} on to step {before.steps_done}")
         if before is not None and before.steps_done == self.training.steps_done and before.config == self.plan.config:
             self.saved_step = before.steps_done
         else:

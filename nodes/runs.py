@@ -68,7 +68,7 @@ class MagicTailorRuns(io.ComfyNode):
             deleted = [old for old in runs.older_than(delete_older_than) if old.name != name and delete_older_than]
             for old in deleted:
                 old.delete()
-        lines = [_line(known) for known in runs.all()] + [f"deleted: {old.name}" for old in deleted]
+        lines = [*filter(None, map(_line, runs.all()))] + [f"deleted: {old.name}" for old in deleted]
         shown = torch.full((1, 256, 256, 3), GREY) if picture is None else image_from_pil(picture)
         return io.NodeOutput(tailoring, shown, "\n".join(lines), ui=ui.PreviewText("\n".join(lines)))
 
@@ -91,9 +91,11 @@ def _snapshot(run: Run, name: str) -> Path:
 
 
 def _line(run: Run) -> str:
-    """`2026-11-28 14:05, step 312 of 500, tower with roof, 3 snapshots: tower_with_roof-1f4a90c2`."""
-    record = run.record
-    date = datetime.fromtimestamp(run.changed).strftime("%Y-%m-%d %H:%M")
+    """`2026-11-28 14:05, step 312 of 500, tower with roof, 3 snapshots: tower_with_roof-1f4a90c2`; "" if it is gone."""
+    record, changed = run.record, run.changed
+    if record is None or changed is None:
+        return ""
+    date = datetime.fromtimestamp(changed).strftime("%Y-%m-%d %H:%M")
     snapshots = f", {len(run.snapshots)} snapshots" if run.snapshots else ""
     words = " with ".join(record.class_words)
     return f"{date}, step {record.steps_done} of {record.config.total_steps}, {words}{snapshots}: {run.name}"

@@ -1,8 +1,5 @@
 """Save a tailoring where ComfyUI finds LoRAs and embeddings."""
 
-from pathlib import Path
-
-import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ..magictailor.errors import InputError
@@ -10,6 +7,7 @@ from ..magictailor.formats.file_name import checked_name
 from ..magictailor.formats.tailoring_file import embedding_name, save_with_embeddings
 from .bridge.convert import image_to_library
 from .bridge.errors import artist_errors, described
+from .bridge.output_folders import not_first, writable_folder
 from .bridge.socket_types import CATEGORY, Tailoring
 
 NAME = "Save Tailoring"
@@ -67,13 +65,17 @@ class MagicTailorSave(io.ComfyNode):
     @classmethod
     def execute(cls, tailoring, name, thumbnail=None):
         shown = None if thumbnail is None else image_to_library(thumbnail[:1])[0]
-        loras, embeddings = (Path(folder_paths.get_folder_paths(kind)[0]) for kind in ("loras", "embeddings"))
+        loras, embeddings = (writable_folder(kind) for kind in ("loras", "embeddings"))
         with artist_errors(NAME, {"thumbnail": "connect another one or none"}):
-            saved = save_with_embeddings(tailoring, name, loras, embeddings, shown)
+            try:
+                saved = save_with_embeddings(tailoring, name, loras, embeddings, shown)
+            except OSError as error:
+                raise InputError("loras", f"the files cannot be written ({error}); nothing was saved") from error
         lora_name = f"{saved.name}.safetensors"
         names = [embedding_name(saved.name, token) for token in tailoring.tokens]
         prompt = tailoring.prompt
         for token, embedding in zip(tailoring.tokens, names, strict=True):
             prompt = prompt.replace(token.name, f"embedding:{embedding}")
-        text = "\n".join([f"loras: {lora_name}", *(f"embeddings: {n}.safetensors" for n in names)])
-        return io.NodeOutput(lora_name, names, prompt, ui=ui.PreviewText(text))
+        lines = [f"loras: {lora_name}", *(f"embeddings: {n}.safetensors" for n in names)]
+        lines += [f"in {folder}: the folder before it cannot be written" for folder in not_first(loras, embeddings)]
+        return io.NodeOutput(lora_name, names, prompt, ui=ui.PreviewText("\n".join(lines)))

@@ -101,7 +101,7 @@ def _read(path: Path, tensors: bool) -> tuple[RunRecord, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(RECORD)
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise _refused(path, f"cannot be read ({error})") from error
     if text is None:
         raise _refused(path, "is not the state of a training")

@@ -243,7 +243,7 @@ def load_tailoring(path: Path) -> Tailoring:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except FileNotFoundError as error:
         raise _refused(path, "does not exist") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise _refused(path, f"cannot be read as safetensors; it is cut off or not such a file ({error})") from error
     if RECORD in metadata:
         return _restored(path, metadata[RECORD], tensors)

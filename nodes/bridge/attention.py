@@ -109,7 +109,7 @@ class _CrossWatch:
         def share(column: int) -> Tensor:
             return token_column(query, key, torch.full((len(query),), column, device=query.device), scale)
 
-        return torch.stack([sum(share(column) for column in word) for word in self.columns], dim=1)
+        return torch.stack([torch.stack([share(column) for column in word]).sum(0) for word in self.columns], dim=1)
 
 
 class _JointWatch:

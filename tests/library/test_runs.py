@@ -16,9 +16,11 @@ from tiny import tiny_model, tiny_reference
 
 import magictailor.formats.new_file
 import magictailor.runs
+from magictailor.backbones import CheckpointWeights
+from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
 from magictailor.config import CONTINUE, START_OVER, TailorConfig
 from magictailor.errors import InputError
-from magictailor.fingerprints import of_files, of_weights
+from magictailor.fingerprints import of_checkpoint, of_files, of_weights
 from magictailor.formats.run_state import read_record, read_state
 from magictailor.formats.tailoring_file import load_tailoring
 from magictailor.runs import Run, Runs, plan_of
@@ -288,6 +290,30 @@ def test_a_kill_at_any_moment_loses_no_run_and_leaves_no_broken_file(tmp_path, u
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="mounts a small disk")
+def test_a_small_disk_that_is_full_keeps_the_state_that_was_whole(tmp_path, uncut, monkeypatch):
+    monkeypatch.setattr(magictailor.runs, "SHARE", 1e9)
+    monkeypatch.setattr(magictailor.runs, "_require_space", lambda folder, training: None)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this system lets no disk be mounted")
+    try:
+        # room for one state of DS-Bal, and not for two
+        (disk / "filler").write_bytes(b"0" * (2**24 - len(uncut) * 3 // 2))
+        with pytest.raises(InputError, match="^runs: the state cannot be written to .*No space left"):
+            (disk / "more").write_bytes(b"0" * (len(uncut) * 5 // 4))
+            train_in(disk)
+        (disk / "more").unlink()
+        train_in(disk)
+        run = only(Runs(disk))
+        assert 0 < run.record.steps_done < CONFIG.total_steps and not list(disk.rglob("*.tmp*"))
+        (disk / "filler").unlink()
+        assert final_bytes(train_in(disk)) == uncut
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 @pytest.mark.parametrize("write", range(1, 9))
 def test_a_disk_that_is_full_costs_nothing_that_was_there(tmp_path, uncut, monkeypatch, write):
     monkeypatch.setattr(magictailor.runs, "SHARE", 1e9)
@@ -338,10 +364,23 @@ def test_one_process_trains_a_run_at_a_time(tmp_path):
             pass
         die()
 
+    def delete():
+        with pytest.raises(InputError, match="x is being trained"):
+            run.delete()
+        die()
+
     with run.kept(training, plan(), tmp_path):
-        assert killed(other)
+        assert killed(other) and killed(delete)
     with run.kept(training, plan(), tmp_path):
         pass
+
+
+def test_a_run_that_another_process_has_trained_on_is_not_set_back(tmp_path):
+    late = Training(tiny_model(CONFIG), REFERENCES, CONFIG)
+    run = cut_in(tmp_path, stop=2)
+    with pytest.raises(InputError, match="has trained .* on to step 2"), run.kept(late, plan(), tmp_path):
+        pass
+    assert run.record.steps_done == 2
 
 
 def test_snapshots_are_tailorings_that_stay(tmp_path):
@@ -402,6 +441,31 @@ def test_damaged_states_are_refused_and_never_written_over(tmp_path):
     path.write_bytes(original[:-1])
     run = Runs(tmp_path / "damaged").choose(plan())
     assert run.name == f"{folder.name}_2" and Runs(tmp_path / "damaged").all() == []
+
+
+def test_each_part_of_a_checkpoint_has_its_fingerprint():
+    def parts(**changes):
+        loaded = {
+            "network": {"a": torch.ones(3)},
+            "text_encoders": {"clip_l": {"b": torch.ones(3), "text_projection.weight": torch.rand(3, 3)}},
+            "autoencoder": {"c": torch.ones(3)},
+            "schedule": scaled_linear_schedule(),
+            "tokenizers": {},
+        }
+        return of_checkpoint(CheckpointWeights(**loaded | changes))
+
+    # the projection is what the host left in memory
+    assert parts() == parts()
+
+    def changed(**changes):
+        return {name for name, fingerprint in parts(**changes).items() if fingerprint != parts()[name]}
+
+    assert (
+        changed(network={"a": torch.zeros(3)}) == changed(schedule=scaled_linear_schedule("v_prediction")) == {"model"}
+    )
+    assert changed(schedule=scaled_linear_schedule(beta_end=0.011)) == {"model"}
+    assert changed(text_encoders={"clip_l": {"b": torch.zeros(3)}}) == changed(text_layer=-2) == {"clip"}
+    assert changed(autoencoder={"c": torch.zeros(3)}) == {"vae"}
 
 
 def test_fingerprints_see_what_changes(tmp_path):

@@ -60,6 +60,7 @@ def test_no_module_imports_the_host():
         "magictailor.formats.pair_folder",
         "magictailor.tailoring",
         "magictailor.reference",
+        "magictailor.runs",
         "magictailor.cli.parser",
     ],
 )

@@ -10,8 +10,15 @@ hardly look at the text would count as much as those that do.
 Middle half of the blocks, n / 4 up to 3 n / 4 of n. MM-DiT has one resolution, so "the coarsest layers" are not there
 to be taken; what a U-Net's coarse layers are for, deciding what is where, happens in the middle of its depth. In the
 first blocks image positions still are little but noise and place, in the last ones they are about detail, and at the
-very end the prompt leaves. The second attention of Stable Diffusion 3.5 medium is among image positions alone and has
+very end the prompt leaves. Kim et al. 2025 (arXiv 2509.18096) find in Stable Diffusion 3, too, that single blocks
+ground words and most do not. The second attention of Stable Diffusion 3.5 medium is among image positions alone and has
 no words to look at.
+
+Looked at in a toy: an MM-DiT of 8 blocks, trained for 262 steps on two coloured things named by two words. How often a
+place on the thing gets more attention than one beside it (sigma 0.6; 0.5 is chance): blocks 0 to 7 of the whole softmax
+.78 .67 .57 .71 .88 .90 .93 .98, of the text's share .83 .78 .60 .75 .90 .83 .82 .94; halves first .88, middle .93, last
+.99. So the first quarter is out and the whole softmax is right where it matters; that real models turn from place to
+detail towards their end, a toy of plain colours cannot show.
 
 Size of the map: that of the patches, 2 x 2 latents or 16 x 16 pixels each; the only one there is.
 """
