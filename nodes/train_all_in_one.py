@@ -2,7 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..magictailor.config import CONTINUE, TailorConfig
+from ..magictailor.config import TailorConfig
 from .bridge.errors import TRAINING_REMEDIES, artist_errors
 from .bridge.inputs import (
     PREVIEW_EVERY,
@@ -11,7 +11,6 @@ from .bridge.inputs import (
     knob_input,
     preview_inputs,
     preview_steps_input,
-    run_inputs,
     training_inputs,
     training_outputs,
 )
@@ -77,7 +76,6 @@ class MagicTailorTrain(io.ComfyNode):
                 # optional, so that graphs made before they existed still run
                 *preview_inputs(),
                 preview_steps_input(),
-                *run_inputs(),
             ],
             outputs=training_outputs(),
         )
@@ -93,8 +91,6 @@ class MagicTailorTrain(io.ComfyNode):
         preview_every=PREVIEW_EVERY,
         preview_prompt=PREVIEW_PROMPT,
         preview_steps=PREVIEW_STEPS,
-        resume=CONTINUE,
-        snapshot_every=0,
         **settings,
     ):
         with needed_packages(NAME), artist_errors(NAME, TRAINING_REMEDIES):
@@ -102,5 +98,4 @@ class MagicTailorTrain(io.ComfyNode):
 
             references = [concept, *(c for c in components.values() if c is not None)]
             preview = Preview(preview_every, preview_prompt, preview_steps)
-            config = TailorConfig(**settings)
-            return trained(NAME, model, clip, vae, references, config, preview, resume, snapshot_every)
+            return trained(NAME, model, clip, vae, references, TailorConfig(**settings), preview)
