@@ -228,7 +228,7 @@ def error_of(capsys):
         (["--name", "../x"], "name: '../x' cannot be a file name"),
         (["--name", "aux.b"], "name: 'aux.b' cannot be a file name: Windows keeps aux for itself"),
         # with what is added to the name of a training that stops early
-        (["--name", "x" * 220], "cannot be a file name: it is "),
+        (["--name", "x" * 236], "cannot be a file name: it is "),
         (["--device", "warp"], "device: 'warp' cannot be used"),
     ],
 )
