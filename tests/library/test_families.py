@@ -70,7 +70,7 @@ def test_what_is_no_family_is_named_with_those_that_are(shapes, found):
 def test_a_clip_has_exactly_the_familys_encoders():
     SDXL.require_encoders({"clip_g", "clip_l"})
     for found in ({"clip_l"}, {"clip_l", "clip_g", "t5xxl"}, set()):
-        with pytest.raises(InputError, match="^clip: .*Stable Diffusion XL needs clip_l and clip_g"):
+        with pytest.raises(InputError, match="^clip: .*Stable Diffusion XL needs clip_g and clip_l"):
             SDXL.require_encoders(found)
 
 

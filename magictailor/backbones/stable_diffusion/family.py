@@ -83,7 +83,7 @@ class UNetFamily(Family):
             raise InputError(
                 "clip",
                 f"has {' and '.join(sorted(found)) or 'no CLIP text encoder'}, but {self.title} needs "
-                + " and ".join(self.embedding_keys),
+                + " and ".join(sorted(self.embedding_keys)),
             )
 
     def build(
