@@ -1,5 +1,6 @@
 """Trainings in the real host outlive Cancel and a killed server, and are not done twice."""
 
+import importlib
 import shutil
 import threading
 
@@ -80,8 +81,9 @@ def test_a_picture_that_fails_does_not_cost_the_training(
     def fail(*arguments, **more):
         raise ValueError("no such plot")
 
+    live_view = importlib.import_module(f"{nodes.__name__}.bridge.live_view")
     for name in ("live_picture", "training_report"):
-        monkeypatch.setattr(nodes.bridge.live_view, name, fail)
+        monkeypatch.setattr(live_view, name, fail)
     concept, component = (part.reference() for part in library.load_pair(rendered_pair))
     with torch.inference_mode():
         tailoring, _, _, report = nodes.MagicTailorTrainV2.execute(
