@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from . import stable_diffusion, stable_diffusion_3
 from .protocol import Backbone, Checkpoint, CheckpointFile, CheckpointWeights, Family
 
 if TYPE_CHECKING:
@@ -122,8 +123,6 @@ def open_checkpoint(path: Path, tokenizer: Path | None = None, prediction_type: 
 def _kinds() -> list[type[Family]]:
     return list(dict.fromkeys(type(family) for family in registered()))
 
-
-from . import stable_diffusion, stable_diffusion_3  # noqa: E402
 
 for _family in (*stable_diffusion.FAMILIES, *stable_diffusion_3.FAMILIES):
     register(_family)

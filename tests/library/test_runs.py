@@ -249,7 +249,7 @@ def half_written(tensors, path, metadata):
     die()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="copies this process")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows cannot copy a process (os.fork)")
 @pytest.mark.parametrize("moment", ["write", "flush", "named", "between", "step"])
 def test_a_kill_at_any_moment_loses_no_run_and_leaves_no_broken_file(tmp_path, uncut, monkeypatch, moment):
     monkeypatch.setattr(magictailor.runs, "SHARE", 1e9)  # a state after every step
@@ -290,7 +290,9 @@ def test_a_kill_at_any_moment_loses_no_run_and_leaves_no_broken_file(tmp_path, u
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="mounts a small disk")
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="only root may mount the small disk that is filled"
+)
 def test_a_small_disk_that_is_full_keeps_the_state_that_was_whole(tmp_path, uncut, monkeypatch):
     monkeypatch.setattr(magictailor.runs, "SHARE", 1e9)
     monkeypatch.setattr(magictailor.runs, "_require_space", lambda folder, training: None)
@@ -355,7 +357,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_first_step(tmp_path)
         train_in(tmp_path / "runs")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="copies this process")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows cannot copy a process (os.fork)")
 def test_one_process_trains_a_run_at_a_time(tmp_path):
     run, training = Run(tmp_path / "x"), Training(tiny_model(CONFIG), REFERENCES, CONFIG)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from ...config import TailorConfig
@@ -17,13 +16,12 @@ from ...errors import InputError
 from .. import registered, supported
 from ..autoencoder import decode
 from ..clip import TextEncoder, clip_tokenizer
+from ..diffusers_parts import CHECKPOINT, read_config, read_part
 from ..precision import encoding_dtype, precision_for
 from ..protocol import Tokenizer
 from .backbone import UNetBackbone, assemble
 from .family import UNetFamily
 from .schedule import NoiseSchedule, scaled_linear_schedule
-
-CHECKPOINT = "pretrained_model_name_or_path"
 
 
 def open_folder(folder: Path, tokenizer: Path | None, prediction_type: str | None) -> DiffusersCheckpoint | None:
@@ -48,14 +46,15 @@ class DiffusersCheckpoint:
     def __init__(self, folder: Path, tokenizer: Tokenizer, prediction_type: str | None = None) -> None:
         self.folder = folder
         self.tokenizer = tokenizer
-        self.schedule = _schedule(_config(folder, "scheduler", "scheduler_config.json"), prediction_type)
-        self.family = _family(_config(folder, "unet", "config.json"), self.schedule.prediction_type)
+        self.schedule = _schedule(read_config(folder, "scheduler", "scheduler_config.json"), prediction_type)
+        self.family = _family(read_config(folder, "unet", "config.json"), self.schedule.prediction_type)
 
     def model(self, class_words: Sequence[str], config: TailorConfig, device: torch.device) -> UNetBackbone:
         """A model with fresh LoRA and tokens, as `build_model` gives it."""
         precision = precision_for(config.mixed_precision, device)
         encoders = {
-            description.key: self._part(
+            description.key: read_part(
+                self.folder,
                 f"text_encoder{'_2' if number else ''}",
                 CLIPTextModelWithProjection if description.pooled else CLIPTextModel,
                 precision,
@@ -65,9 +64,9 @@ class DiffusersCheckpoint:
         }
         return assemble(
             family=self.family,
-            unet=self._part("unet", UNet2DConditionModel, precision, device),
+            unet=read_part(self.folder, "unet", UNet2DConditionModel, precision, device),
             encoders=encoders,
-            autoencoder=self._part("vae", AutoencoderKL, encoding_dtype(precision), device).eval(),
+            autoencoder=read_part(self.folder, "vae", AutoencoderKL, encoding_dtype(precision), device).eval(),
             schedule=self.schedule,
             tokenizer=self.tokenizer,
             class_words=class_words,
@@ -77,28 +76,8 @@ class DiffusersCheckpoint:
 
     def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """See `Checkpoint.decoder`."""
-        autoencoder = self._part("vae", AutoencoderKL, torch.float32, device).eval()
+        autoencoder = read_part(self.folder, "vae", AutoencoderKL, torch.float32, device).eval()
         return lambda latents: decode(autoencoder, latents)
-
-    def _part(self, name: str, kind: Any, dtype: torch.dtype, device: torch.device) -> Any:
-        folder = self.folder / name
-        plain = any(".fp16." not in path.name for path in (*folder.glob("*.safetensors"), *folder.glob("*.bin")))
-        try:
-            part = kind.from_pretrained(folder, local_files_only=True, variant=None if plain else "fp16")
-        except (OSError, ValueError) as error:
-            raise InputError(CHECKPOINT, f"{folder} cannot be loaded ({str(error)[:300]})") from error
-        # diffusers' own to() warns of parts to keep in float32, of which these have none
-        return nn.Module.to(part, device=device, dtype=dtype).requires_grad_(False)
-
-
-def _config(folder: Path, part: str, name: str) -> dict[str, Any]:
-    path = folder / part / name
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            CHECKPOINT, f"{folder} is not a diffusers folder: {part}/{name} cannot be read ({type(error).__name__})"
-        ) from error
 
 
 def _schedule(config: Mapping[str, Any], prediction_type: str | None) -> NoiseSchedule:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from ...config import TailorConfig
 from ...errors import InputError
 from .. import registered, supported
 from ..autoencoder import decode
+from ..diffusers_parts import CHECKPOINT, read_config, read_part
 from ..precision import encoding_dtype, precision_for
 from ..t5 import t5_dtype
 from .backbone import TransformerBackbone, assemble
 from .checkpoint_file import tokenizers
 from .family import T5, TransformerFamily
 from .schedule import USUAL_SHIFT, RectifiedFlow
-
-CHECKPOINT = "pretrained_model_name_or_path"
 
 _TEXT_ENCODERS = {
     "clip_l": ("text_encoder", CLIPTextModelWithProjection),
@@ -36,7 +34,7 @@ def open_folder(folder: Path, tokenizer: Path | None) -> DiffusersCheckpoint | N
     """See `Family.open_folder`."""
     if not (folder / "transformer").is_dir():
         return None
-    config = _config(folder, "transformer", "config.json")
+    config = read_config(folder, "transformer", "config.json")
     if config.get("_class_name") != "SD3Transformer2DModel":
         return None
     return DiffusersCheckpoint(folder, _family(config), tokenizer or folder / "tokenizer")
@@ -57,7 +55,7 @@ class DiffusersCheckpoint:
     def __init__(self, folder: Path, family: TransformerFamily, tokenizer: Path) -> None:
         self.folder = folder
         self.family = family
-        self.schedule = _schedule(_config(folder, "scheduler", "scheduler_config.json"))
+        self.schedule = _schedule(read_config(folder, "scheduler", "scheduler_config.json"))
         self.encoders = [key for key, (part, _) in _TEXT_ENCODERS.items() if (folder / part).is_dir()]
         if not self.encoders:
             raise InputError(CHECKPOINT, f"{folder} holds no text encoder")
@@ -69,12 +67,14 @@ class DiffusersCheckpoint:
         encoders = {}
         for key in self.encoders:
             part, kind = _TEXT_ENCODERS[key]
-            encoders[key] = self._part(part, kind, t5_dtype(precision) if key == T5 else precision, device).eval()
+            encoders[key] = read_part(
+                self.folder, part, kind, t5_dtype(precision) if key == T5 else precision, device
+            ).eval()
         return assemble(
             family=self.family,
-            transformer=self._part("transformer", SD3Transformer2DModel, precision, device),
+            transformer=read_part(self.folder, "transformer", SD3Transformer2DModel, precision, device),
             encoders=encoders,
-            autoencoder=self._part("vae", AutoencoderKL, encoding_dtype(precision), device).eval(),
+            autoencoder=read_part(self.folder, "vae", AutoencoderKL, encoding_dtype(precision), device).eval(),
             schedule=self.schedule,
             tokenizers=self.tokenizers,
             class_words=class_words,
@@ -83,28 +83,8 @@ class DiffusersCheckpoint:
 
     def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """See `Checkpoint.decoder`."""
-        autoencoder = self._part("vae", AutoencoderKL, torch.float32, device).eval()
+        autoencoder = read_part(self.folder, "vae", AutoencoderKL, torch.float32, device).eval()
         return lambda latents: decode(autoencoder, latents)
-
-    def _part(self, name: str, kind: Any, dtype: torch.dtype, device: torch.device) -> Any:
-        folder = self.folder / name
-        plain = any(".fp16." not in path.name for path in (*folder.glob("*.safetensors"), *folder.glob("*.bin")))
-        try:
-            part = kind.from_pretrained(folder, local_files_only=True, variant=None if plain else "fp16")
-        except (OSError, ValueError) as error:
-            raise InputError(CHECKPOINT, f"{folder} cannot be loaded ({str(error)[:300]})") from error
-        # diffusers' own to() warns of parts to keep in float32, of which these have none
-        return nn.Module.to(part, device=device, dtype=dtype).requires_grad_(False)
-
-
-def _config(folder: Path, part: str, name: str) -> dict[str, Any]:
-    path = folder / part / name
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            CHECKPOINT, f"{folder} is not a diffusers folder: {part}/{name} cannot be read ({type(error).__name__})"
-        ) from error
 
 
 def _schedule(config: Mapping[str, Any]) -> RectifiedFlow:
