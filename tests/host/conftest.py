@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tools import comfyui
+from tools.input_pictures import write_input_pictures
 from tools.models import SD1_CHECKPOINT, family_checkpoint, share_models, small_models
 from toytown.demo import NODE as TOY_TOWN_NODE
 
@@ -113,6 +114,19 @@ def load_family(host, base_dir, loaded_checkpoint):
         ]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def input_pictures(base_dir, rendered_pair):
+    """The host's input folder with what the shipped workflows name: pictures, painted masks, references."""
+    folder = base_dir / "input"
+    write_input_pictures(folder, side=128)
+    references = folder / "tower_a+roof_a+door_a"
+    (references / "masks").mkdir(parents=True)
+    for source, name in (("0_house_a0", "0_tower_a0"), ("1_roof_a0", "1_roof_a0"), ("1_roof_a2", "2_door_a0")):
+        shutil.copy(rendered_pair / f"{source}.jpg", references / f"{name}.jpg")
+        shutil.copy(rendered_pair / "masks" / f"{source}.png", references / "masks" / f"{name}.png")
+    return folder
 
 
 @pytest.fixture(scope="session")

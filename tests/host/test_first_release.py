@@ -2,13 +2,11 @@
 
 import json
 import pathlib
-import shutil
 
 import pytest
 import torch
 
 from magictailor.formats.tailoring_file import load_tailoring
-from tools.input_pictures import write_input_pictures
 from tools.small_runs import override
 
 FIRST_RELEASE = pathlib.Path(__file__).parents[1] / "data" / "first_release"
@@ -21,18 +19,6 @@ def read(name):
 
 def of_type(graph, *types):
     return [node["inputs"] for node in graph.values() if node["class_type"] in types]
-
-
-@pytest.fixture(scope="module")
-def pair(base_dir, rendered_pair):
-    """The folder that the workflow of two components asks for, one picture of each."""
-    write_input_pictures(base_dir / "input", side=128)
-    folder = base_dir / "input" / "tower_a+roof_a+door_a"
-    (folder / "masks").mkdir(parents=True, exist_ok=True)
-    for source, name in (("0_house_a0", "0_tower_a0"), ("1_roof_a0", "1_roof_a0"), ("1_roof_a2", "2_door_a0")):
-        shutil.copy(rendered_pair / f"{source}.jpg", folder / f"{name}.jpg")
-        shutil.copy(rendered_pair / "masks" / f"{source}.png", folder / "masks" / f"{name}.png")
-    return folder
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -68,7 +54,7 @@ def saved_by(server, base_dir, checkpoint_name, graph, name):
     return load_tailoring(base_dir / "models" / "loras" / f"{name}.safetensors")
 
 
-def test_an_old_graph_trains_what_a_new_one_with_its_values_does(server, base_dir, checkpoint_name, pair):
+def test_an_old_graph_trains_what_a_new_one_with_its_values_does(server, base_dir, checkpoint_name, input_pictures):
     old = read("tailor_two_components_api")
     new = override(old, {})
     (key,) = [key for key, node in new.items() if node["class_type"] == "MagicTailorTrain"]

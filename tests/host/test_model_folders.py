@@ -31,11 +31,10 @@ def test_extra_model_paths_are_searched_too(listed, tmp_path):
     assert {"sam_vit_h.pth", "sam_vit_b_01ec64.pth"} <= set(listed()["sam"])
 
 
-def test_four_pictures_of_different_sizes_give_four_masks_or_one_clear_error(host, monkeypatch):
+def test_four_pictures_of_different_sizes_give_four_masks_or_one_clear_error(host, monkeypatch, library):
     """The networks are replaced by one that finds nothing on the second picture; everything around them is real."""
     nodes = host.pack.nodes
-    grounded_sam = host.pack.magictailor.grounded_sam
-    detections = host.pack.magictailor.detections
+    grounded_sam, detections = library.masks.grounded_sam, library.masks.detections
     pictures = [torch.rand(1, 40 + 10 * n, 60, 3) for n in range(4)]
 
     def detect(model, image, classes, *others, **more):

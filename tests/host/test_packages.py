@@ -84,6 +84,8 @@ def probed(package, way, needed_by):
             real |= {"grounding_dino": "groundingdino_swint_ogc.pth", "sam": "sam_vit_b_01ec64.pth"}
             # in case nothing fails
             real |= {"phase1_train_steps": 1, "phase2_train_steps": 0, "resolution": 64, "preview_every": 0}
+            # a training that is finished already is taken from disk, and needs none of these packages
+            real |= {"resume": "start over"}
             given |= {key: value for key, value in real.items() if key in given}
         try:
             with torch.inference_mode():

@@ -14,7 +14,6 @@ from magictailor.masks.overlay import overlay
 from magictailor.pictures import prepare
 from magictailor.reference import Reference
 from tools.build_workflows import CANVASES, THUMBNAIL_SIZE, WORKFLOWS
-from tools.input_pictures import write_input_pictures
 from tools.small_runs import override, small_overrides
 from tools.style_lora import make_style_lora
 from tools.workflow import check_layout
@@ -131,17 +130,10 @@ def saved_pictures(server, entry):
 
 
 @pytest.fixture(scope="module")
-def inputs(base_dir, rendered_pair):
+def inputs(base_dir, input_pictures):
     """What the workflows ask of a user: pictures, painted masks, a folder of references, a style LoRA."""
-    folder = base_dir / "input"
-    write_input_pictures(folder, side=128)
     make_style_lora(base_dir / "models" / "loras" / "my_style.safetensors")
-    references = folder / "tower_a+roof_a+door_a"
-    (references / "masks").mkdir(parents=True)
-    for source, name in (("0_house_a0", "0_tower_a0"), ("1_roof_a0", "1_roof_a0"), ("1_roof_a2", "2_door_a0")):
-        shutil.copy(rendered_pair / f"{source}.jpg", references / f"{name}.jpg")
-        shutil.copy(rendered_pair / "masks" / f"{source}.png", references / "masks" / f"{name}.png")
-    return folder
+    return input_pictures
 
 
 @pytest.fixture(scope="module")
