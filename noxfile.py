@@ -17,6 +17,8 @@ PROGRAMS = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = str(PROGRAMS / ("python.exe" if os.name == "nt" else "python"))
 # torchaudio, which the host asks for, exists for no newer torch than this
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+# a file's tests share what they trained, so they stay in one process
+TWO_PROCESSES = ("tests", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "25")
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["tests"]
@@ -36,8 +38,10 @@ def tests(session: nox.Session) -> None:
     session.run(PYTHON, "-m", "ruff", "check", ".")
     session.run(PYTHON, "-m", "ruff", "format", "--check", ".")
     session.run(PYTHON, "-m", "tools.check_types")
+    # two processes of one thread each: torch's threads gain little on models this small
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     # not `python -m pytest`, which puts the pack's root on sys.path
-    session.run(str(PROGRAMS / "pytest"), *(session.posargs or ["tests"]))
+    session.run(str(PROGRAMS / "pytest"), *(session.posargs or TWO_PROCESSES), env=threads)
 
 
 def set_up(session: nox.Session) -> None:

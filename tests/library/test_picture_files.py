@@ -6,6 +6,7 @@ import sys
 import zlib
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
 from PIL import Image, ImageCms
@@ -164,10 +165,9 @@ def test_avif(write):
 
 
 def test_heic_turned_by_its_camera(tmp_path):
-    heif = pytest.importorskip("pillow_heif")
     path = tmp_path / "a.HEIC"
     picture = corner((WIDTH, HEIGHT)).convert("RGB")
-    heif.from_pillow(picture).save(path, quality=95, exif=with_orientation(6).tobytes())
+    pillow_heif.from_pillow(picture).save(path, quality=95, exif=with_orientation(6).tobytes())
     image = read_picture(path).image[0]
     assert image.shape == (WIDTH, HEIGHT)
     assert image[0, -1] > 0.9 and max(image[0, 0], image[-1, 0], image[-1, -1]) < 0.1
