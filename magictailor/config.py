@@ -199,14 +199,12 @@ def _checked(name: str, value: Any, knob: Knob, default: Any) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(name, f"has to be a number, not {value!r}")
-    if isinstance(default, int):
-        if value != int(value):
-            raise InputError(name, f"has to be a whole number, not {value!r}")
-        value = int(value)
-        if value % knob.multiple_of:
-            raise InputError(name, f"has to be a multiple of {knob.multiple_of}, not {value}")
-    else:
-        value = float(value)
     if not knob.low <= value <= knob.high:
         raise InputError(name, f"has to be from {knob.low:g} to {knob.high:g}, not {value!r}")
-    return value
+    if isinstance(default, float):
+        return float(value)
+    if value != int(value):
+        raise InputError(name, f"has to be a whole number, not {value!r}")
+    if value % knob.multiple_of:
+        raise InputError(name, f"has to be a multiple of {knob.multiple_of}, not {value}")
+    return int(value)

@@ -156,7 +156,7 @@ class ComfyServer:
             if self._process.poll() is not None:
                 raise RuntimeError(f"ComfyUI stopped while starting:\n{self.log()[-4000:]}")
             try:
-                self._get("/system_stats", timeout=5)
+                self.get("/system_stats", timeout=5)
                 return
             except OSError:
                 time.sleep(0.3)
@@ -179,13 +179,32 @@ class ComfyServer:
         """End the server at once, as a crash would."""
         self._process.kill()
 
+    def running(self) -> bool:
+        """Whether the server's process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def ask_to_end(self, number: int) -> None:
+        """Send a signal, such as signal.SIGTERM, and leave the rest to the server."""
+        self._process.send_signal(number)
+
+    def ended(self, timeout: float = 120) -> int:
+        """Wait until the server has ended by itself; its exit status, -9 after `kill`.
+
+        Raises TimeoutError when it has not.
+        """
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"ComfyUI has not ended within {timeout:.0f} s.") from None
+
     def log(self) -> str:
         """Everything the server has printed so far."""
         return self.log_file.read_text(encoding="utf-8", errors="replace")
 
     # --- HTTP
 
-    def _get(self, path: str, timeout: float = 60) -> bytes:
+    def get(self, path: str, timeout: float = 60) -> bytes:
+        """What the server answers at a path of its own."""
         with urllib.request.urlopen(self.url + path, timeout=timeout) as response:
             return response.read()
 
@@ -198,7 +217,7 @@ class ComfyServer:
 
     def object_info(self, node: str | None = None) -> dict:
         """The description of all node types, or of one."""
-        return json.loads(self._get("/object_info" + (f"/{node}" if node else ""), timeout=300))
+        return json.loads(self.get("/object_info" + (f"/{node}" if node else ""), timeout=300))
 
     def pack_nodes(self) -> dict[str, dict]:
         """The description of every node of this pack, in the pack's own order."""
@@ -220,7 +239,7 @@ class ComfyServer:
 
     def history(self, prompt_id: str) -> dict | None:
         """The history entry of a prompt, None while it has not finished."""
-        return json.loads(self._get(f"/history/{prompt_id}")).get(prompt_id)
+        return json.loads(self.get(f"/history/{prompt_id}")).get(prompt_id)
 
     def wait(self, prompt_id: str, timeout: float = 600) -> dict:
         """Wait for a prompt and return its history entry, whatever its outcome.
@@ -260,7 +279,7 @@ class ComfyServer:
 
     def fetch_image(self, image: dict) -> bytes:
         """The file behind an item of a history entry's outputs: {"filename", "subfolder", "type"}."""
-        return self._get("/view?" + urllib.parse.urlencode(image))
+        return self.get("/view?" + urllib.parse.urlencode(image))
 
     def images(self, entry: dict, kind: str = "output") -> list[dict]:
         """All images of a history entry, of type "output" (saved) or "temp" (previews)."""

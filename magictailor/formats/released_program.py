@@ -20,6 +20,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 TABLE_FILE = "token_embedding.pth"
 TOKENIZER_FOLDER = "tokenizer"
 VOCABULARY = END_OF_TEXT + 1
+MOST_WORDS = 10_000  # that a table may add to CLIP's: a small file can claim any number
 
 _UNET = "unet."
 # what is drawn with decides whether a U-Net predicts velocities; the program was released for those that predict noise
@@ -47,6 +48,8 @@ def load_released(folder: Path) -> Tailoring:
     lora, alpha = _lora(folder / LORA_FILE)
     table = _table(folder / TABLE_FILE)
     family = _family(folder, table, lora)
+    if not table[VOCABULARY:].isfinite().all():
+        raise _refused(folder / TABLE_FILE, "holds new words that are not finite numbers")
     (key,) = family.embedding_keys
     ids = _new_ids(folder / TOKENIZER_FOLDER, len(table))
     tokens = tuple(Token(token_name(n), "", {key: table[i].float().clone()}) for n, i in enumerate(ids))
@@ -61,7 +64,7 @@ def _lora(path: Path) -> tuple[dict[str, Tensor], float]:
         with safe_open(path, framework="pt") as file:
             adapter = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
             stored = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise _refused(path, f"cannot be read; it is cut off or not a safetensors file ({error})") from error
     foreign = sorted(key for key in stored if not key.startswith(_UNET))
     if foreign:
@@ -71,10 +74,15 @@ def _lora(path: Path) -> tuple[dict[str, Tensor], float]:
     strange += sorted(key for key in lora if key not in strange and _counterpart(key) not in lora)
     if strange or not lora or len(lora) != len(stored):
         raise _refused(path, f"holds {_some(strange) or 'no LoRA'}, which is not a layer of a LoRA as it knows them")
+    if not all(tensor.ndim in (2, 4) and tensor.is_floating_point() for tensor in lora.values()):
+        raise _refused(path, "holds tensors that are no layers of a LoRA")
     ranks = {len(tensor) for key, tensor in lora.items() if key.endswith(".lora_A.weight")}
     if len(ranks) != 1:
         raise _refused(path, f"its layers have different ranks ({', '.join(map(str, sorted(ranks)))})")
-    return lora, float(adapter.get("unet.lora_alpha", ranks.pop()))
+    alpha = adapter.get("unet.lora_alpha", ranks.pop()) if isinstance(adapter, dict) else None
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0.0 <= alpha < 1e6:
+        raise _refused(path, f"says of itself that its alpha is {alpha!r}"[:200])
+    return lora, float(alpha)
 
 
 def _counterpart(key: str) -> str:
@@ -88,8 +96,8 @@ def _table(path: Path) -> Tensor:
         raise _refused(path, "does not hold the table of token embeddings")
     if len(table) <= VOCABULARY:
         raise _refused(path, f"has {len(table)} rows, so no new word was added to the {VOCABULARY} of CLIP")
-    if not table[VOCABULARY:].isfinite().all():
-        raise _refused(path, "holds new words that are not finite numbers")
+    if len(table) > VOCABULARY + MOST_WORDS:
+        raise _refused(path, f"has {len(table)} rows, which are more than {MOST_WORDS} new words")
     return table
 
 

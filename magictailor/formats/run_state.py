@@ -126,7 +126,7 @@ def _read(path: Path, tensors: bool) -> tuple[RunRecord, dict[str, Any]]:
             and all(isinstance(word, str) for word in (record.family_name, *words, *record.identity.values()))
             and 0 < len(words)
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, InputError) and error.field == "run":
             raise
         raise _refused(path, f"is damaged ({type(error).__name__})") from error

@@ -42,6 +42,7 @@ def read_weights(path: str | Path, field: str) -> dict[str, torch.Tensor]:
         if path.suffix.lower() in (".safetensors", ".sft"):
             content = safetensors.torch.load_file(path)
         else:
+            _require_unpacked(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
@@ -49,15 +50,8 @@ def read_weights(path: str | Path, field: str) -> dict[str, torch.Tensor]:
             f"{path.name} cannot be read as model weights: it is damaged, or it holds program objects beside tensors, "
             "which are never loaded; download it again, as .safetensors if there is one",
         ) from error
-    except (
-        SafetensorError,
-        zipfile.BadZipFile,
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-    ) as error:
+    # both readers raise errors of any kind on damaged files
+    except Exception as error:
         raise InputError(
             field,
             f"{path.name} cannot be read as model weights; it may be damaged or half downloaded; download it again",
@@ -74,6 +68,14 @@ def read_weights(path: str | Path, field: str) -> dict[str, torch.Tensor]:
     if not weights:
         raise InputError(field, f"{path.name} holds no model weights")
     return weights
+
+
+def _require_unpacked(path: Path) -> None:
+    """Refuse a checkpoint that gets larger when it is read; torch packs none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is packed")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:

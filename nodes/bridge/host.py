@@ -40,6 +40,11 @@ def check_interrupted() -> None:
     model_management.throw_exception_if_processing_interrupted()
 
 
+def interrupt() -> None:
+    """Ask for what `check_interrupted` raises, as the user's Cancel does."""
+    model_management.interrupt_current_processing()
+
+
 def progress_bar(total: int) -> ProgressBar:
     """The bar on the node that is running; has `.update(1)` and `.update_absolute(value)`."""
     return ProgressBar(total)

@@ -15,7 +15,7 @@ from ...magictailor.reference import Reference
 from ...magictailor.runs import Keeper, Plan, Run, Runs, plan_of
 from ...magictailor.sampling import Sketcher
 from ...magictailor.training import Training, TrainingDiverged, TrainingResult
-from . import host
+from . import host, leaving
 from .backbones import checkpoint_weights
 from .convert import image_from_pil, image_to_library
 from .live_view import LiveView
@@ -115,7 +115,7 @@ def _trained(
     view = LiveView(training, references, sketcher, preview.prompt, preview.every, note)
     keeper = None
     try:
-        with run.kept(training, plan, loras_folder(), snapshot_every) as keeper:
+        with leaving.waited_for(), run.kept(training, plan, loras_folder(), snapshot_every) as keeper:
             for report in training:
                 keeper.after_step()
                 sample = view.after_step(report, keeper.problem)
