@@ -8,6 +8,7 @@ from ..magictailor.tokens import require_tokens
 from .bridge.convert import image_from_library, image_to_library
 from .bridge.errors import SAME_CHECKPOINT, artist_errors
 from .bridge.inputs import strength_input
+from .bridge.letters import show_missing
 from .bridge.packages import needed_packages
 from .bridge.socket_types import CATEGORY, Tailoring
 from .bridge.tailored_clip import known_tokens
@@ -87,6 +88,7 @@ class MagicTailorAttentionMaps(io.ComfyNode):
             captions |= {word: word for word in (part.strip() for part in words.split(",")) if word}
             if not captions:
                 raise InputError("prompt", "holds no token of the tailoring; write <v0> or <v1>, or give other words")
+            show_missing("".join(captions.values()))
             columns = [require_positions(positions(clip, prompt, word), word) for word in captions]
             maps = attention(model, clip, vae.encode(image), prompt, columns, noise_level, seed)
         shown = [

@@ -6,6 +6,8 @@ from ..magictailor.masks.overlay import overlay
 from .bridge import host
 from .bridge.convert import image_from_library, images_to_library
 from .bridge.errors import artist_errors
+from .bridge.letters import show_missing
+from .bridge.packages import needed_packages
 from .bridge.socket_types import CATEGORY, GroundedSAM
 
 NAME = "GroundedSAM Masks"
@@ -106,6 +108,8 @@ class MagicTailorGroundedSAM(io.ComfyNode):
                 )
             finally:
                 models.to(host.offload_device())
+        with needed_packages(NAME):
+            show_missing("".join(label for result in results for label in result.labels()))
             shown = [
                 overlay(picture, result.mask, result.boxes(), result.labels())
                 for picture, result in zip(pictures, results, strict=True)

@@ -24,7 +24,10 @@ def town(folder: pathlib.Path) -> pathlib.Path:
     base = make_base_dir(folder)
     shutil.copytree(NODE, base / "custom_nodes" / "magictailor_toytown")
     shutil.copytree(WATCHING, base / "custom_nodes" / "magictailor_watching")
-    write_folder(SHOWN, base / "input")
+    folder = write_folder(SHOWN, base / "input")
+    # one picture each, so that a step is short
+    for path in folder.rglob("*_[1-9]*.png"):
+        path.unlink()
     return base
 
 

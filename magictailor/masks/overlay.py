@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..report.fitting import shortened
+
 TINT = (0.95, 0.1, 0.85)  # magenta, which few photographs hold
 OPACITY = 0.5
 # Okabe and Ito (2008): colours that most kinds of colour blindness tell apart.
@@ -24,7 +26,8 @@ def overlay(
         image: (3, H, W) in [0, 1].
         mask: (H, W) in [0, 1]; 1 is tinted most.
         boxes: (N, 4) xyxy in pixels.
-        labels: N texts, one for each box; without them the frames have none.
+        labels: N texts, one for each box; without them the frames have none. In any script there is a font for; the
+            middle is left out where one is wider than the picture.
 
     Returns:
         (3, H, W) float in [0, 1] on the CPU.
@@ -54,14 +57,25 @@ def _draw_boxes(picture: Image.Image, boxes: list[list[float]], texts: list[str]
     draw = ImageDraw.Draw(picture)
     short_side = min(picture.size)
     line = max(1, round(short_side / 200))
-    font = ImageFont.load_default(size=max(10, round(short_side / 26)))
+    font = _font("".join(texts), max(10, round(short_side / 26)))
     colours = [BOX_COLOURS[number % len(BOX_COLOURS)] for number in range(len(boxes))]
     for box, colour in zip(boxes, colours, strict=True):
         draw.rectangle(box, outline=colour, width=line)
     # Labels come last, so that no frame crosses a word.
     for (left, top, _, _), colour, text in zip(boxes, colours, texts, strict=True):
         if text:
-            _draw_label(draw, picture.size, left, top, text, font, colour, padding=2 * line)
+            fitting = shortened(text, font, picture.size[0] - 4 * line)
+            _draw_label(draw, picture.size, left, top, fitting, font, colour, padding=2 * line)
+
+
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    if text.isascii():
+        return ImageFont.load_default(size=size)
+    # brings matplotlib, which knows where fonts are
+    from ..report.fonts import log_missing, pillow_font
+
+    log_missing(text)
+    return pillow_font(text, size)
 
 
 def _draw_label(

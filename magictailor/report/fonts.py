@@ -26,12 +26,23 @@ def missing_letters(text: str) -> str:
     return "".join(letter for letter in seen if _font_with(letter) is None)
 
 
+def missing_note(text: str) -> str:
+    """What a person can do about the letters that are drawn as empty boxes; "" if there are none."""
+    missing = missing_letters(text)
+    return f"no font here has {missing}; install one, such as Noto Sans CJK" if missing else ""
+
+
+def log_missing(text: str) -> None:
+    """Log what `missing_note` says."""
+    note = missing_note(text)
+    if note:
+        logging.warning("MagicTailor: %s.", note)
+
+
 @contextmanager
 def fonts_for(text: str) -> Iterator[None]:
     """While it lasts, matplotlib draws a text with fonts that have its letters; logs which letters none has."""
-    missing = missing_letters(text)
-    if missing:
-        logging.warning("MagicTailor: no font here has %s; install one, such as Noto Sans CJK.", missing)
+    log_missing(text)
     found = (_font_with(letter) for letter in dict.fromkeys(text))
     names = dict.fromkeys([FIRST, *(font.name for font in found if font is not None)])
     with matplotlib.rc_context({"font.family": list(names)}), warnings.catch_warnings():

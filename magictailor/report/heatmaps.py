@@ -14,7 +14,8 @@ from torch import Tensor
 from ..backbones.protocol import Backbone
 from ..errors import InputError
 from ..sampling import whole_picture
-from .fonts import pillow_font
+from .fitting import shortened
+from .fonts import log_missing, pillow_font
 
 # perceptually uniform, readable without colour vision and in print
 COLOURS = matplotlib.colormaps["inferno"]
@@ -87,13 +88,18 @@ def heat_map(picture: Tensor, attention: Tensor) -> Tensor:
 
 
 def captioned(picture: Tensor, text: str) -> Tensor:
-    """The picture (3, H, W) in [0, 1] below a dark strip with a text; the strip's height depends on W alone."""
+    """The picture (3, H, W) in [0, 1] below a dark strip with a text; the strip's height depends on W alone.
+
+    Where the text is too long for that, its middle is left out.
+    """
     height, width = picture.shape[-2:]
     size = max(10, round(width / 22))
+    log_missing(text)
     font = pillow_font(text, size)
     while size > 6 and font.getlength(text) > width - size:
         size -= 1
         font = pillow_font(text, size)
+    text = shortened(text, font, width - size)
     strip = Image.new("RGB", (width, max(18, round(width / 12))), "black")
     ImageDraw.Draw(strip).text((width / 2, strip.height / 2), text, font=font, fill="white", anchor="mm")
     top = torch.from_numpy(np.array(strip)).movedim(-1, 0).float() / 255

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ...magictailor.errors import InputError
 from ...magictailor.reference import Reference
-from ...magictailor.report.fonts import missing_letters
+from ...magictailor.report.fonts import missing_note
 from ...magictailor.report.sheet import live_picture, reference_names, training_report
 from ...magictailor.sampling import Sketcher
 from ...magictailor.training import StepReport, Training
@@ -87,8 +87,7 @@ class LiveView:
         return sheet
 
     def _show(self, text: str, problem: str = "") -> None:
-        unseen = missing_letters(self.prompt + "".join(reference.class_word for reference in self.references))
-        font = f"no font here has {unseen}; install one, such as Noto Sans CJK" if unseen else ""
+        font = missing_note(self.prompt + "".join(reference.class_word for reference in self.references))
         host.show_text("\n".join(filter(None, (text, problem, self.failed, font, self.note))))
 
     def _sheet(self, sketcher: Sketcher | None) -> Image.Image:

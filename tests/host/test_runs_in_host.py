@@ -1,32 +1,21 @@
-"""Trainings in the real host outlive Cancel and a killed server, and are not done twice."""
+"""Trainings in the real host outlive Cancel and a server that is asked to end or killed, and are not done twice."""
 
 import importlib
-import shutil
+import signal
 import threading
 
 import pytest
 import torch
-from test_interrupt import PAIR, training_graph
 
-from magictailor.runs import Runs
+from benchmarks.durability.town import TRAIN, runs_of, town, training
 from tools import comfyui
-from tools.models import share_models, small_models
 
 STEPS = (3, 6)
 
 
 @pytest.fixture(scope="module")
-def own_base(tmp_path_factory, rendered_pair):
-    base = comfyui.make_base_dir(tmp_path_factory.mktemp("killed"))
-    share_models(small_models(), base / "models")
-    shutil.copytree(rendered_pair, base / "input" / PAIR)
-    return base
-
-
-def graph_for(server, checkpoint, resume):
-    graph = training_graph(checkpoint, *STEPS)
-    graph["4"]["inputs"] = server.default_inputs("MagicTailorTrainV2") | graph["4"]["inputs"] | {"resume": resume}
-    return graph
+def own_base(tmp_path_factory):
+    return town(tmp_path_factory.mktemp("killed"))
 
 
 def at_step(wanted, do):
@@ -34,44 +23,53 @@ def at_step(wanted, do):
     reached = threading.Event()
 
     def watch(node, step, total):
-        if node == "MagicTailorTrainV2" and total and step >= wanted and not reached.is_set():
+        if node == TRAIN and total and step >= wanted and not reached.is_set():
             reached.set()
             threading.Thread(target=do, daemon=True).start()
 
     return watch
 
 
-def test_cancel_and_kill_lose_nothing_and_change_nothing(comfy_root, own_base, checkpoint_name):
-    runs = Runs(own_base / "output" / "magictailor" / "runs")
-    with comfyui.ComfyServer(comfy_root, own_base) as server:
-        done = 0
-        for step in (1, 4):
-            with pytest.raises(RuntimeError, match="interrupt"):
-                server.run(graph_for(server, checkpoint_name, "continue"), on_progress=at_step(step, server.interrupt))
-            (run,) = runs.all()
-            assert run.record.steps_done >= max(step, done)
-            done = run.record.steps_done
-            left = [path.name for path in (own_base / "output" / "loras" / "magictailor_unfinished").iterdir()]
-            assert f"house_with_roof_at_step_{done}.safetensors" in left
+def test_what_ends_a_training_loses_nothing_and_changes_nothing(comfy_root, own_base):
+    done = 0
+
+    def cut(server, step, way, graph=None):
+        """End a training after a step; the run then, and whether it was kept on the way out."""
+        nonlocal done
         with pytest.raises((RuntimeError, OSError)):
-            server.run(graph_for(server, checkpoint_name, "continue"), on_progress=at_step(done + 1, server.kill))
-        (run,) = runs.all()
+            server.run(graph or training(STEPS), on_progress=at_step(step, way))
+        if way != server.interrupt:
+            server.ended()
+        run = runs_of(own_base)[0]
         assert run.record.steps_done >= done and not run.record.finished
+        done = run.record.steps_done
+        left = [path.name for path in (own_base / "output" / "loras" / "magictailor_unfinished").iterdir()]
+        return run, f"house_with_roof_at_step_{done}.safetensors" in left
+
     with comfyui.ComfyServer(comfy_root, own_base) as server:
-        server.run(graph_for(server, checkpoint_name, "continue"))
-        (run,) = runs.all()
-        cut, written = run.state.read_bytes(), run.changed
+        assert cut(server, 1, server.interrupt)[1] and done >= 1
+        before = done
+        assert cut(server, before + 1, lambda: server.ask_to_end(signal.SIGTERM))[1] and done > before
+    with comfyui.ComfyServer(comfy_root, own_base) as server:
+        cut(server, done + 1, server.kill)
+    with comfyui.ComfyServer(comfy_root, own_base) as server:
+        server.run(training(STEPS))
+        (run,) = runs_of(own_base)
+        cut_bytes, written = run.state.read_bytes(), run.changed
         assert run.record.finished and run.picture().width > 100
         server.free()
-        server.run(graph_for(server, checkpoint_name, "continue"))
-        (again,) = runs.all()
+        server.run(training(STEPS))
+        (again,) = runs_of(own_base)
         assert (again.name, again.changed) == (run.name, written), "it was trained again"
-        server.run(graph_for(server, checkpoint_name, "start over"))
-        whole, first = runs.all()
-        assert first.name == run.name and first.state.read_bytes() == cut == whole.state.read_bytes()
+        server.run(training(STEPS, resume="start over"))
+        whole, first = runs_of(own_base)
+        assert first.name == run.name and first.state.read_bytes() == cut_bytes == whole.state.read_bytes()
         graph = {"1": {"class_type": "MagicTailorRuns", "inputs": {"run": run.name, "delete_older_than": 0}}}
         (text,) = server.run(graph)["outputs"]["1"]["text"]
         assert text.count("step 9 of 9, house with roof") == 2
+        done = 0
+        new, kept = cut(server, 2, lambda: server.ask_to_end(signal.SIGINT), training(STEPS, resume="start over"))
+        assert new.name.endswith("_3") and kept and done >= 2
     assert not list(own_base.rglob("*.tmp"))
 
 

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from PIL import ImageFont
 
 from magictailor.masks.overlay import OPACITY, TINT, overlay
+from magictailor.report.fitting import shortened
+from magictailor.report.fonts import missing_letters
 
 
 def test_the_mask_is_tinted_and_the_rest_untouched():
@@ -43,6 +46,29 @@ def test_labels_grow_with_the_picture():
         return int(changed.sum())
 
     assert label_height(1200) > 2 * label_height(400)
+
+
+LABELS = ["\u0440\u0430\u0431\u043e\u0442\u0430", "\u5854\U0001f3f0", "roof " * 60, "x" * 300, "a\nb"]
+
+
+@pytest.mark.parametrize("label", LABELS, ids=["Cyrillic", "other scripts", "words", "long", "lines"])
+def test_any_label_is_drawn_inside_the_picture_or_its_letters_are_named(label, caplog):
+    def letters(text):
+        boxes = torch.tensor([[20.0, 40.0, 90.0, 90.0]])
+        return overlay(torch.ones(3, 120, 160), torch.zeros(120, 160), boxes, [text]).amax(0) < 0.2
+
+    drawn = letters(label)
+    assert drawn.sum() > 5 and not drawn[:, :2].any() and not drawn[:, -2:].any()
+    missing = missing_letters(label)
+    assert (f"no font here has {missing};" in caplog.text) == bool(missing)
+    assert missing or not torch.equal(drawn, letters(f"y{label}"))
+
+
+def test_of_a_label_that_is_too_long_both_ends_are_kept():
+    font = ImageFont.load_default(size=12)
+    short = shortened("a very long word " * 20 + "0.87", font, 120)
+    assert short.startswith("a very") and short.endswith("0.87") and 80 < font.getlength(short) <= 120
+    assert shortened("roof 0.87", font, 120) == "roof 0.87" and shortened("roof", font, 1) == "..."
 
 
 def test_the_input_image_is_left_alone():

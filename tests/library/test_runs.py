@@ -21,7 +21,7 @@ from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedu
 from magictailor.config import CONTINUE, START_OVER, TailorConfig
 from magictailor.errors import InputError
 from magictailor.fingerprints import of_checkpoint, of_files, of_weights
-from magictailor.formats.run_state import read_record, read_state
+from magictailor.formats.run_state import read_state
 from magictailor.formats.tailoring_file import load_tailoring
 from magictailor.runs import Run, Runs, plan_of
 from magictailor.sampling import Sketcher
@@ -29,16 +29,21 @@ from magictailor.training import Training, TrainingDiverged
 
 CONFIG = TailorConfig(phase1_train_steps=3, phase2_train_steps=4, lora_rank=4, resolution=64)
 REFERENCES = [tiny_reference("tower", 3, 1), tiny_reference("roof", 2, 2)]
-# what a new process does with a run that was cut: take it up and end it
-IN_A_NEW_PROCESS = """
+# another process, which does what it is told line by line
+ANOTHER_PROCESS = """
 import json, pathlib, sys
-root, folder = sys.argv[1:3]
+root = sys.argv[1]
 sys.path[:0] = [root, root + "/tests/library"]
 import torch
 torch.set_num_threads(1)
 import test_runs
-for name, changes in json.loads(sys.argv[3]):
-    test_runs.train_in(pathlib.Path(folder) / name, **changes)
+for line in sys.stdin:
+    folder, how = json.loads(line)
+    try:
+        test_runs.train_in(pathlib.Path(folder), **how)
+    except test_runs.Cut:
+        pass
+    print("done", flush=True)
 """
 
 
@@ -88,22 +93,29 @@ def uncut(tmp_path_factory):
     return final_bytes(train_in(tmp_path_factory.mktemp("uncut")))
 
 
-def test_a_run_cut_anywhere_and_taken_up_in_a_new_process_ends_with_the_same_bytes(uncut, tmp_path):
-    cuts = {"warm-up": {"stop": 1}, "switch": {"stop": 3}, "first of DS-Bal": {"stop": 4}, "DS-Bal": {"stop": 6}}
-    cuts["previews"] = {"stop": 5, "previews": True}
-    for name, how in cuts.items():
-        run = cut_in(tmp_path / name, **how)
-        assert read_record(run.state).steps_done == how["stop"]
-    cut_in(tmp_path / "low", stop=5, low_memory=True)
-    saving = final_bytes(train_in(tmp_path / "low uncut", low_memory=True))
-    taken_up = [[name, {"previews": name == "previews"}] for name in cuts] + [["low", {"low_memory": True}]]
+def test_a_run_cut_anywhere_and_taken_up_in_another_process_ends_with_the_same_bytes(uncut, tmp_path):
+    """Two processes take turns, and each goes on where the other one was cut."""
     root = str(magictailor.formats.new_file.Path(__file__).parents[2])
-    command = [sys.executable, "-c", IN_A_NEW_PROCESS, root, str(tmp_path), json.dumps(taken_up)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for name in cuts:
-        assert final_bytes(only(Runs(tmp_path / name))) == uncut, name
-    assert final_bytes(only(Runs(tmp_path / "low"))) == saving
+    command = [sys.executable, "-c", ANOTHER_PROCESS, root]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+
+        def in_the_other(folder, **how):
+            print(json.dumps([str(folder), how]), file=other.stdin, flush=True)
+            assert other.stdout.readline() == "done\n"
+
+        cut_in(tmp_path / "a", stop=1)
+        in_the_other(tmp_path / "a", stop=3)  # the last of the warm-up
+        cut_in(tmp_path / "a", stop=4)
+        in_the_other(tmp_path / "a", stop=5, previews=True)
+        cut_in(tmp_path / "a", stop=6)
+        in_the_other(tmp_path / "a")
+        assert final_bytes(only(Runs(tmp_path / "a"))) == uncut
+        low = {"low_memory": True, "phase1_train_steps": 1, "phase2_train_steps": 2}
+        cut_in(tmp_path / "low", stop=2, **low)
+        in_the_other(tmp_path / "low", **low)
+        other.stdin.close()
+        assert other.wait() == 0
+    assert final_bytes(only(Runs(tmp_path / "low"))) == final_bytes(train_in(tmp_path / "low uncut", **low))
 
 
 def test_what_was_learned_when_it_was_cut_is_an_ordinary_file(tmp_path):
@@ -316,7 +328,7 @@ def test_a_small_disk_that_is_full_keeps_the_state_that_was_whole(tmp_path, uncu
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("write", range(1, 9))
+@pytest.mark.parametrize("write", [1, 2, 5, 8], ids=["begin", "first step", "switch", "last step"])
 def test_a_disk_that_is_full_costs_nothing_that_was_there(tmp_path, uncut, monkeypatch, write):
     monkeypatch.setattr(magictailor.runs, "SHARE", 1e9)
     flush, calls = magictailor.formats.new_file._flush, []
