@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -222,8 +223,11 @@ class Run:
 
     def picture(self, made_of: str | None = None) -> Image.Image | None:
         """The picture beside its state, RGB; None if there is none, or not one that is made of just that."""
+        path = self.folder / PICTURE
+        if path.is_symlink():
+            return None
         try:
-            with Image.open(self.folder / PICTURE) as picture:
+            with Image.open(path, formats=["PNG"]) as picture:
                 if made_of in (None, picture.info.get(PICTURE)):
                     return picture.convert("RGB")
         except (OSError, ValueError, SyntaxError):  # what Pillow makes of damaged files
@@ -392,7 +396,7 @@ class Runs:
 
     def all(self) -> list[Run]:
         """Every run that has a state, the newest first."""
-        folders = [path for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
+        folders = [path for path in self.folder.iterdir() if _is_real(path)] if self.folder.is_dir() else []
         dated = [(date, run) for run in map(Run, folders) if (date := run.changed) is not None]
         return [run for _, run in sorted(dated, key=lambda pair: pair[0], reverse=True)]
 
@@ -425,7 +429,7 @@ class Runs:
                 if not plan.differences(record):
                     return Run(run.folder, _going_on(record, plan))
         # a state that cannot be read is not written over: another version of this program may know it
-        name = next(name for name in free_names(plan.name) if not _matching(self.folder / name, STATE))
+        name = next(name for name in free_names(plan.name) if _is_free(self.folder / name))
         if not alike:
             return Run(self.folder / name)
         other, record = alike[0]
@@ -472,7 +476,16 @@ def _require_space(folder: Path, training: Training) -> None:
 def _matching(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     if not folder.is_dir():
         return []
-    return [path for path in folder.iterdir() if pattern.fullmatch(path.name)]
+    return [path for path in folder.iterdir() if pattern.fullmatch(path.name) and not path.is_symlink()]
+
+
+def _is_real(folder: Path) -> bool:
+    """Whether it is a folder, and not a link, which might lead anywhere."""
+    return folder.is_dir() and not folder.is_symlink()
+
+
+def _is_free(folder: Path) -> bool:
+    return not folder.is_symlink() and not _matching(folder, STATE)
 
 
 def _numbers(path: Path) -> list[int]:
@@ -486,7 +499,8 @@ def _is_own(path: Path) -> bool:
 
 def _locked(path: Path) -> IO[bytes] | None:
     """A file that is locked until it is closed, or its process ends; None if another process has it."""
-    file = path.open("ab")
+    # a link might lead anywhere
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)), "r+b")
     try:
         if sys.platform == "win32":
             import msvcrt

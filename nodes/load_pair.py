@@ -90,7 +90,7 @@ class MagicTailorLoadPair(io.ComfyNode):
     def fingerprint_inputs(cls, folder, component_number):
         # a folder that cannot be read is reported by execute
         try:
-            files = files_of_pair(_located(folder))
+            files = _files(_located(folder))
         except InputError:
             return folder
         return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
@@ -98,7 +98,9 @@ class MagicTailorLoadPair(io.ComfyNode):
     @classmethod
     def execute(cls, folder, component_number):
         with artist_errors(NAME):
-            concept, *components = load_pair(_located(folder))
+            located = _located(folder)
+            _files(located)
+            concept, *components = load_pair(located)
             if component_number > len(components):
                 raise InputError(
                     "component_number", f"is {component_number}, but {folder} has {len(components)} component(s)"
@@ -129,6 +131,15 @@ def _located(folder: str) -> Path:
     if located == root or root not in located.parents:
         raise InputError("folder", f"{folder!r} is not inside ComfyUI's input folder; choose one that is")
     return located
+
+
+def _files(located: Path) -> list[Path]:
+    """Pictures and masks of a pair; none may be a link that leads out of its folder."""
+    files = files_of_pair(located)
+    for file in files:
+        if located not in file.resolve().parents:
+            raise InputError("folder", f"{file.name} is a link that leads out of it; put the picture itself there")
+    return files
 
 
 def _is_connected(hidden: io.HiddenHolder | None, output: int) -> bool:

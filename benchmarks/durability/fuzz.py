@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -80,6 +81,7 @@ def fuzzed(folder: pathlib.Path, inputs: int, number: int = 0) -> Iterator[Row]:
 def fuzz(target: Target, inputs: int, folder: pathlib.Path, number: int) -> Row:
     """Hand in so many inputs; what was not refused in words, and the first of it."""
     place = folder / "place"
+    set_hypothesis_home_dir(folder / ".hypothesis")
     faults: list[str] = []
     tried = 0
 
@@ -131,7 +133,9 @@ def _watched(place: pathlib.Path, faults: list[str]) -> Iterator[None]:
         if not (opened or event in writing) or not isinstance(arguments[0], str | bytes | pathlib.Path):
             return
         path = pathlib.Path(str(arguments[0]))
-        if path.is_absolute() and place not in path.parents and path != place and ".hypothesis" not in path.parts:
+        # what Python and hypothesis keep for themselves
+        own = {"__pycache__", ".hypothesis"} & set(path.parts)
+        if path.is_absolute() and place not in path.parents and path != place and not own:
             faults.append(f"{event} {arguments[0]}")
 
     if not _watchers:
@@ -414,7 +418,7 @@ def _read_pair(made: tuple, place: pathlib.Path) -> None:
     name, files = made
     root = place / "pairs"
     shutil.rmtree(root, ignore_errors=True)
-    folder = root / name
+    folder = root / (name if name.strip(".") else f"{name}+")
     (folder / "masks").mkdir(parents=True)
     for stem, ending, in_masks, contents in files:
         path = (folder / "masks" if in_masks else folder) / (stem + ending)

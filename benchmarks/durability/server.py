@@ -16,7 +16,7 @@ from tools.comfyui import ComfyServer, locate_comfyui
 from .table import Endings, Row
 from .town import TRAIN, asked, broken_files, runs_of, steps_of, temporary_files, town, training
 
-STEPS = (30, 30)
+STEPS = (6, 9)
 WAYS = {
     "server, kill -9": lambda server: server.kill(),
     "server, SIGTERM": lambda server: server.ask_to_end(signal.SIGTERM),
@@ -51,8 +51,8 @@ def cancelled(folder: pathlib.Path, times: int, moments: random.Random) -> Itera
         asked(server, "/magictailor_state_every_step")
         while counts.times < times or not counts.through:
             before = steps_of(base)
-            wanted = before + moments.randint(1, 8)
-            counts.times += _run(server, _at_step(wanted, server.interrupt) if counts.times < times else None)
+            wanted = before + moments.randint(1, 3)
+            counts.times += _run(server, at_step(wanted, server.interrupt) if counts.times < times else None)
             _count(counts, base, before, expected)
     yield counts.row("server, Cancel (/interrupt)")
 
@@ -86,13 +86,13 @@ def _once(way: Callable, server: ComfyServer, base: pathlib.Path, before: int, m
     """A callback for progress that ends the server some time after the first new step is on disk."""
 
     def end() -> None:
-        time.sleep(moments.uniform(0.0, 1.5))
+        time.sleep(moments.uniform(0.0, 1.0))
         way(server)
 
-    return _at_step(max(before, 0) + 1, end)
+    return at_step(max(before, 0) + 1, end)
 
 
-def _at_step(wanted: int, do: Callable[[], None]) -> Callable[[str, int, int], None]:
+def at_step(wanted: int, do: Callable[[], None]) -> Callable[[str, int, int], None]:
     """A callback for progress that does something once, when a step has been made."""
     reached = threading.Event()
 

@@ -99,6 +99,8 @@ def save_with_embeddings(
     """
     for name in free_names(checked_name(wanted)):
         path = loras / f"{name}.safetensors"
+        _require_inside(loras, path)
+        _require_inside(embeddings, embeddings / prompt_name(name))
         written: list[Path] = []
         try:
             for token in tailoring.tokens:
@@ -113,6 +115,12 @@ def save_with_embeddings(
             if not isinstance(error, FileExistsError):
                 raise
     raise AssertionError("there is always a free name")
+
+
+def _require_inside(folder: Path, path: Path) -> None:
+    """Refuse a subfolder that is a link to somewhere else."""
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise InputError("name", f"the folder {path.parent} is a link that leads out of {folder}; choose another name")
 
 
 def save_unfinished(tailoring: Tailoring, loras: Path) -> Path:
