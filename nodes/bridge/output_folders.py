@@ -1,6 +1,6 @@
 """Where trainings and Save Tailoring put what they leave."""
 
-import os
+import tempfile
 from pathlib import Path
 
 import folder_paths
@@ -29,6 +29,10 @@ def not_first(loras: Path, embeddings: Path) -> list[Path]:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Whether it can, or can be made."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return os.access(existing, os.W_OK)
+    """Whether it can, shown by doing it: what the system says of rights is not true of every mount."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

@@ -1,7 +1,49 @@
 """Mask models are found in ComfyUI's model folders, also in those that extra_model_paths.yaml names."""
 
+import os
+import subprocess
+
 import pytest
 import torch
+
+
+@pytest.fixture(params=["a file in its place", "a mount that is read-only"])
+def cannot_be_written(request, tmp_path):
+    folder = tmp_path / "cannot"
+    if request.param == "a file in its place":
+        folder.write_text("no folder")
+        yield folder
+        return
+    if not hasattr(os, "getuid") or os.getuid() != 0:
+        pytest.skip("only root may mount a disk that is read-only")
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("this system lets no disk be mounted")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_save_goes_on_to_the_next_folder_that_can_be_written_and_says_so(
+    host, nodes, library, cannot_be_written, tmp_path, monkeypatch
+):
+    import folder_paths
+
+    for kind in ("loras", "embeddings"):
+        paths = [str(cannot_be_written / kind), str(tmp_path / kind)]
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, (paths, {".safetensors"}))
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    lora = {f"{stem}.lora_down.weight": torch.ones(1, 4), f"{stem}.lora_up.weight": torch.ones(4, 1)}
+    token = library.tailoring.Token("<v0>", "house", {"clip_l": torch.ones(8)})
+    tailoring = library.tailoring.Tailoring("sd1", lora | {f"{stem}.alpha": torch.ones(())}, (token,), None, None)
+    saved = nodes.MagicTailorSave.execute(tailoring, "mine")
+    assert [path.name for path in (tmp_path / "loras").iterdir()] == ["mine.safetensors"]
+    assert [path.name for path in (tmp_path / "embeddings").iterdir()] == ["mine_v0.safetensors"]
+    (shown,) = saved.ui.as_dict()["text"]
+    assert shown.count("the folder before it cannot be written") == 2 and str(tmp_path / "loras") in shown
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(cannot_be_written / "loras")], set()))
+    with pytest.raises(ValueError, match="^Save Tailoring, loras: the files cannot be written .*nothing was saved"):
+        nodes.MagicTailorSave.execute(tailoring, "again")
+    assert len(list((tmp_path / "embeddings").iterdir())) == 1
 
 
 @pytest.fixture

@@ -127,18 +127,20 @@ def test_what_was_learned_when_it_was_cut_is_an_ordinary_file(tmp_path):
     assert all(torch.equal(tailoring.lora[key], tensor) for key, tensor in kept.tailoring.lora.items())
 
 
-def test_a_diverged_run_keeps_its_last_good_step(tmp_path, monkeypatch):
-    step = Training.step
+@pytest.mark.parametrize("error", [TrainingDiverged(3, "for a test"), torch.OutOfMemoryError("for a test")])
+def test_a_step_that_fails_leaves_the_one_before(tmp_path, monkeypatch, error):
+    losses = Training._losses
 
-    def diverge(self, *draws):
+    def fail(self, *arguments):
         if self.steps_done == 2:
-            raise TrainingDiverged(3, "for a test")
-        return step(self, *draws)
+            raise error
+        return losses(self, *arguments)
 
-    monkeypatch.setattr(Training, "step", diverge)
-    with pytest.raises(TrainingDiverged):
+    monkeypatch.setattr(Training, "_losses", fail)
+    with pytest.raises(type(error)):
         train_in(tmp_path)
     assert only(Runs(tmp_path)).record.steps_done == 2
+    assert load_tailoring(next((tmp_path / "loras").rglob("*.safetensors"))).steps_done == 2
 
 
 def test_a_step_that_is_cut_while_it_changes_weights_is_not_kept(tmp_path, uncut, monkeypatch):
