@@ -55,11 +55,14 @@ def set_up(session: nox.Session) -> None:
     host = pathlib.Path(os.environ.get("COMFYUI_PATH") or STATE / "ComfyUI").expanduser()
     lists = [host / "requirements.txt", ROOT / "requirements.txt"]
     extra = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), "test")
-    wanted = hashlib.sha256(repr([TORCH, extra, [path.read_text() for path in lists]]).encode()).hexdigest()
+    wanted = hashlib.sha256(
+        repr([TORCH, extra, [path.read_text() for path in (*lists, ROOT / "install.py")]]).encode()
+    ).hexdigest()
     stamp = VENV / "installed.sha256"
     if not stamp.is_file() or stamp.read_text() != wanted:
         # all in one call: no requirement can move the version that another one asked for
         from_lists = [argument for path in lists for argument in ("-r", str(path))]
         session.run(PYTHON, "-m", "pip", "install", *TORCH, *from_lists, *extra)
+        session.run(PYTHON, "install.py")
         stamp.write_text(wanted)
     session.run(PYTHON, "-m", "tools.browser")

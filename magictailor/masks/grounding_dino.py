@@ -1,16 +1,18 @@
 """Grounding DINO (Liu et al. 2023, arXiv 2303.05499): finds boxes for words, through the groundingdino-py package.
 
 The package is used as it is, but for its text encoder: its BertModelWarper calls methods that transformers 5 no
-longer has, and its tokenizer and BERT come from the hub. Both are replaced while the detector is built.
+longer has, and its tokenizer and BERT come from the hub. Both are replaced while the detector is built. Two modules of
+it stay out, so that none of the packages is needed that it asks for beside torch, transformers and timm.
 """
 
 import importlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -31,6 +33,8 @@ _POSITION_TABLE = "backbone.0.layers.0.blocks.0.attn.relative_position_bias_tabl
 _WORDS = "bert.embeddings.word_embeddings.weight"
 # (rows of the first layer, rows of the position table) -> module of groundingdino.config
 _CONFIGS = {(96, 13 * 13): "GroundingDINO_SwinT_OGC", (128, 23 * 23): "GroundingDINO_SwinB_cfg"}
+# module -> what others import of it
+_UNUSED = {"groundingdino.util.visualizer": "COCOVisualizer", "groundingdino.util.slconfig": "SLConfig"}
 _SHORT_SIDE, _LONG_SIDE = 800, 1333
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -223,15 +227,29 @@ def _settings_for(weights: dict[str, torch.Tensor], file_name: str, field: str) 
 
 
 def _package(module: str) -> Any:
-    """A module of groundingdino-py, imported when first needed: it is slow to import and brings OpenCV."""
+    """A module of groundingdino-py, imported when first needed: it is slow to import."""
     try:
-        return importlib.import_module(f"groundingdino.{module}")
+        with _unused_modules_left_out():
+            return importlib.import_module(f"groundingdino.{module}")
     except ImportError as error:
         raise InputError(
             "grounding_dino",
-            f"the package groundingdino-py cannot be imported ({error}); install requirements.txt, and on a server "
-            "without a screen opencv-python-headless too",
+            f"the package groundingdino-py cannot be imported ({error}); install requirements.txt, then run install.py",
         ) from error
+
+
+@contextmanager
+def _unused_modules_left_out() -> Iterator[None]:
+    """Drawing and configuration files, which the detector imports and boxes never use, bring OpenCV and four more."""
+    unused = {name: ModuleType(name) for name in _UNUSED if name not in sys.modules}
+    for name, module in unused.items():
+        setattr(module, _UNUSED[name], None)
+    sys.modules.update(unused)
+    try:
+        yield
+    finally:
+        for name in unused:
+            del sys.modules[name]
 
 
 @contextmanager

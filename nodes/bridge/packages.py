@@ -13,9 +13,10 @@ PACKAGES = {
     "matplotlib": "matplotlib",
     "peft": "peft",
     "segment_anything": "segment-anything",
+    "timm": "timm",
 }
-# of packages that those bring; on a server without a screen the plain one lacks a library of the system
-_BROUGHT = {"cv2": "opencv-python-headless"}
+# what it asks for would replace packages of other packs, and is not used here
+_ALONE = "groundingdino"
 _THIS_PACK = __name__.rpartition(".nodes.")[0]
 
 
@@ -38,13 +39,14 @@ def needed_packages(node: str) -> Iterator[None]:
 
 
 def _complaint(package: str, cause: BaseException) -> str:
-    name = (PACKAGES | _BROUGHT).get(package, package)
+    name = PACKAGES.get(package, package)
     restart = "with the Python that runs ComfyUI, then start ComfyUI again"
     if isinstance(cause, ModuleNotFoundError) and cause.name == package:
-        return f"needs the Python package {name}, which is not installed: run `python -m pip install {name}` {restart}"
+        asked = f"--no-deps {name}" if package == _ALONE else name
+        return f"needs the Python package {name}, which is not installed: run `python -m pip install {asked}` {restart}"
     said = str(cause).strip().partition("\n")[0]
     mend = f"run `python -m pip install --force-reinstall --no-deps {name}` {restart}"
-    if package not in PACKAGES | _BROUGHT:
+    if package not in PACKAGES:
         mend += f"; or, if nothing needs it, do without: `python -m pip uninstall {name}`"
     return f"cannot start, because the Python package {name} breaks on import ({type(cause).__name__}: {said}): {mend}"
 

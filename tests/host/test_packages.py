@@ -1,5 +1,6 @@
 """A package that is missing, or breaks on import, costs only the nodes that need it, and those say so."""
 
+import importlib.util
 import json
 import os
 import re
@@ -7,8 +8,13 @@ import subprocess
 import sys
 
 import pytest
+from packaging.requirements import Requirement
 
 from tools.comfyui import PACK_ROOT
+
+spec = importlib.util.spec_from_file_location("install", PACK_ROOT / "install.py")
+install = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(install)
 
 TRAIN = {"MagicTailorTrainV2", "MagicTailorTrain"}
 # by import name: the nodes that cannot work without it
@@ -19,6 +25,7 @@ NEEDED_BY = {
     "matplotlib": TRAIN | {"MagicTailorAttentionMaps"},
     "peft": TRAIN,
     "segment_anything": {"MagicTailorGroundedSAMLoader"},
+    "timm": {"MagicTailorGroundedSAMLoader"},
     "xformers": TRAIN,  # when it is there, diffusers imports it
 }
 ITS_OWN = [package for package in NEEDED_BY if package != "xformers"]
@@ -28,7 +35,7 @@ FAULTS = {
     "missing": "which is not installed",
     "broken": r"breaks on import \(OSError: libmissing.so: cannot open shared object file\)",
 }
-WAYS = [*((package, "broken") for package in NEEDED_BY), ("matplotlib", "missing"), ("segment_anything", "missing")]
+WAYS = [*((package, "broken") for package in NEEDED_BY), ("matplotlib", "missing"), ("groundingdino", "missing")]
 # one process imports the host and then, in a fork for each way to fail, the pack: importing the host takes its time
 PROBE = """
 import asyncio, importlib.util, json, os, pathlib, sys, tempfile, traceback
@@ -148,7 +155,14 @@ def test_of_a_package_that_is_not_ours_it_says_how_to_do_without(probed):
         assert "`python -m pip uninstall xformers`" in probed["xformers", "broken"]["said"][node]
 
 
-def test_the_packages_are_the_requirements(nodes):
+def test_the_one_that_brings_too_much_is_asked_for_alone(probed):
+    said = probed["groundingdino", "missing"]["said"]["MagicTailorGroundedSAMLoader"]
+    assert "`python -m pip install --no-deps groundingdino-py`" in said
+
+
+def test_the_packages_are_what_is_installed(nodes):
     packages = nodes.bridge.packages.PACKAGES
-    assert [*packages.values()] == (PACK_ROOT / "requirements.txt").read_text().split()
+    lines = (PACK_ROOT / "requirements.txt").read_text().splitlines()
+    required = [Requirement(line).name for line in lines if not line.startswith("#")]
+    assert sorted(packages.values()) == sorted([*required, Requirement(install.DETECTOR).name])
     assert [*packages] == ITS_OWN
