@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig
+from peft.tuners.lora import Conv2d, Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -20,9 +21,12 @@ def add_lora(network: PeftAdapterMixin, targets: Sequence[str], rank: int, seed:
         targets: endings of the names of the layers that get one.
         seed: of its first values: normal with a deviation of 1 / rank, and zeros.
     """
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
+    # peft would ask every quantization package that it knows first, and an old torchao makes it give up
+    config._register_custom_module({nn.Linear: Linear, nn.Conv2d: Conv2d})
     # peft's own first values come from the global generator, which is the host's
     with torch.random.fork_rng():
-        network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
+        network.add_adapter(config)
     for module in network.modules():
         if isinstance(module, BaseTunerLayer):
             # autocast does it; by way of peft's 32 bits each LoRA would keep a copy of the input of its own
