@@ -35,7 +35,9 @@ module = importlib.import_module({module!r})
 print(*(name for name in {heavy!r} if name in sys.modules))
 """
 
-KINDS = re.compile(r"UNet|Transformer\w*(Model|Family)|CLIPTextModel|T5Encoder|lora_unet_|\b(SD[123]|SDXL|Flux)\w*|MMDiT")
+KINDS = re.compile(
+    r"UNet|Transformer\w*(Model|Family)|CLIPTextModel|T5Encoder|lora_unet_|\b(SD[123]|SDXL|Flux)\w*|MMDiT"
+)
 
 
 def run(program):
