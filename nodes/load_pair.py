@@ -84,7 +84,10 @@ class MagicTailorLoadPair(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, folder):
-        return True
+        # any name may be given, for folders are made while the host runs; None: another node will give it
+        if folder is None or isinstance(folder, str):
+            return True
+        return described(NAME, InputError("folder", f"has to be the name of a folder, not {folder!r}"))
 
     @classmethod
     def fingerprint_inputs(cls, folder, component_number):

@@ -11,6 +11,7 @@ are those of the finished run's state: LoRA, words, momentum, optimizer and hist
 from __future__ import annotations
 
 import argparse
+import logging
 import pathlib
 import random
 import sys
@@ -49,6 +50,7 @@ def main() -> None:
     unknown = set(given.parts) - set(PARTS)
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    logging.getLogger().setLevel(logging.ERROR)  # that a disk is full stands in the table
     toytown.model.family(magictailor.backbones)
     bad = 0
     for name in given.parts or PARTS:

@@ -5,6 +5,7 @@ Goes over all nodes as the server describes them, so that a new one is tried too
 
 import ctypes
 import os
+import re
 import shutil
 import struct
 import sys
@@ -33,16 +34,13 @@ def node(class_type, **inputs):
     return {"class_type": class_type, "inputs": inputs}
 
 
-def widgets(described):
-    """(name, kind, options) of every required and optional input, those that a choice brings included."""
+def widgets(groups):
+    """(name, kind, options) of every required and optional input; of a choice that brings others, those of the first."""
     for group in ("required", "optional"):
-        for name, (kind, *options) in described["input"].get(group, {}).items():
+        for name, (kind, *options) in groups.get(group, {}).items():
             yield name, kind, options[0] if options else {}
             if kind == "COMFY_DYNAMICCOMBO_V3":
-                for inner in options[0]["options"]:
-                    yield from (
-                        (f"{name}.{n}", k, o) for n, k, o in widgets(inner) if inner == options[0]["options"][0]
-                    )
+                yield from ((f"{name}.{n}", k, o) for n, k, o in widgets(options[0]["options"][0]["inputs"]))
 
 
 def values(kind, options):
@@ -66,7 +64,7 @@ def default(name, kind, options):
 
 def inputs_of(described):
     inputs = {}
-    for name, kind, options in widgets(described):
+    for name, kind, options in widgets(described["input"]):
         if kind == "COMFY_AUTOGROW_V3":
             # what it holds is a socket of one of our types
             names = options["template"].get("names") or [options["template"]["prefix"] + "0"]
@@ -146,6 +144,10 @@ def hostile(outside, base_dir):
 LINKS = ["linked_a+linked_b", "own_a+own_b", "linked-run", "linked/mine"]
 
 
+# what else JSON can hold where a name is expected
+NO_NAMES = [5, True, {"a": 1}, [], ["nowhere", 0], [["x"]], "\ud800", "x" * 5000, ""]
+
+
 class Watch:
     """What is opened, made or changed below a folder, by any process."""
 
@@ -191,14 +193,16 @@ def test_nothing_elsewhere_is_read_or_written(server, base_dir, described, graph
         try:
             server.run(graph_of(name, field, value))
         except RuntimeError as error:
-            return "Traceback" not in str(error)
+            # said by the host's validation, or by a node
+            assert not re.search(r": \w*(?<!Value)Error: ", str(error)), (name, field, value, error)
+            return True
         return False
 
     for name, info in described.items():
-        for field, kind, _ in widgets(info):
+        for field, kind, _ in widgets(info["input"]):
             if not is_choice(kind) and kind != "STRING":
                 continue
-            names = [*hostile(outside, base_dir), *LINKS]
+            names = [*hostile(outside, base_dir), *LINKS, *(NO_NAMES if is_choice(kind) else [])]
             if kind == "STRING" and not info["output_node"]:
                 names = [f"{names[0]} {names[1]}, embedding:{names[0]}"]  # prompts and words: once, for they compute
             for value in names:
