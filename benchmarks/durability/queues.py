@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ def queues(folder: pathlib.Path) -> Iterator[Row]:
     with ComfyServer(locate_comfyui(), base) as server:
         yield _cancelled_and_queued_again(server, base)
         yield _two_clients(server, base)
+        server.ask_to_end(signal.SIGTERM)
+        status = server.ended()
+        yield Row("an idle server, SIGTERM", 1, f"ended at once with {status}", status == -signal.SIGTERM)
     for name, arguments in CACHES.items():
         base = town(folder / name.strip("-").replace(" ", "_"))
         with ComfyServer(locate_comfyui(), base, arguments) as server:

@@ -35,7 +35,7 @@ def node(class_type, **inputs):
 
 
 def widgets(groups):
-    """(name, kind, options) of every required and optional input; of a choice that brings others, those of the first."""
+    """(name, kind, options) of every input; of a choice that brings others, those of the first."""
     for group in ("required", "optional"):
         for name, (kind, *options) in groups.get(group, {}).items():
             yield name, kind, options[0] if options else {}
