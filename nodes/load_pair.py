@@ -130,7 +130,11 @@ def _located(folder: str) -> Path:
         folder,
     )  # fmt: skip
     root = root.resolve()
-    located = (root / name).resolve()
+    try:
+        located = (root / name).resolve()
+        located.is_dir()
+    except (OSError, ValueError) as error:  # too long, a zero, half a character
+        raise InputError("folder", f"{folder[:60]!r} cannot be the name of a folder") from error
     if located == root or root not in located.parents:
         raise InputError("folder", f"{folder!r} is not inside ComfyUI's input folder; choose one that is")
     return located

@@ -69,6 +69,9 @@ def test_a_class_of_several_words_and_lists_of_different_sizes_work(nodes):
         ("/etc/x+y", "folder: '/etc/x.y' is not inside"),
         ("tower_a+roof_a", "folder: there is no folder 'tower_a.roof_a'"),
         ("", "folder: '' is not inside"),
+        ("a" * 5000 + "+b", "folder: 'aaaa.*' cannot be the name of a folder"),
+        ("a\0+b", "folder: 'a.*' cannot be the name of a folder"),
+        ("\ud800+b", "folder: '.*' cannot be the name of a folder"),
     ],
 )
 def test_load_pair(nodes, folder, message):
