@@ -204,7 +204,10 @@ def test_nothing_elsewhere_is_read_or_written(server, base_dir, described, graph
                 continue
             names = [*hostile(outside, base_dir), *LINKS, *(NO_NAMES if is_choice(kind) else [])]
             if kind == "STRING" and not info["output_node"]:
-                names = [f"{names[0]} {names[1]}, embedding:{names[0]}"]  # prompts and words: once, for they compute
+                # prompts and words: once, for they compute
+                names = [f"{names[0]} {names[1]}, embedding:{names[0]} "]
+                if any(other == "MAGICTAILOR_GROUNDED_SAM" for _, other, _ in widgets(info["input"])):
+                    names = [names[0] * 30]  # which is refused once its letters are known, before a slow network
             for value in names:
                 tried += 1
                 if not refused(name, field, value) and (is_choice(kind) or info["output_node"]):
