@@ -151,6 +151,7 @@ NO_NAMES = [5, True, {"a": 1}, [], [["x"]], "\ud800", "x" * 5000, ""]
 class Watch:
     """What is opened, made or changed below a folder, by any process."""
 
+    OF_FOLDER = 0x40000000
     EVENTS = 0x20 | 0x2 | 0x100 | 0x200  # open, modify, create, delete: man 7 inotify
 
     def __init__(self, folder):
@@ -167,8 +168,10 @@ class Watch:
             return []
         names = []
         while events:
-            *_, length = struct.unpack_from("iIII", events)
-            names.append(events[16 : 16 + length].rstrip(b"\0").decode())
+            _, event, _, length = struct.unpack_from("iIII", events)
+            # the host lists folders of models through links
+            if not event & self.OF_FOLDER:
+                names.append(events[16 : 16 + length].rstrip(b"\0").decode())
             events = events[16 + length :]
         return names
 
