@@ -1,4 +1,4 @@
-"""`python -m magictailor train | sample | masks`: the command line, without ComfyUI."""
+"""`python -m magictailor train | sample | masks | batch`: the command line, without ComfyUI."""
 
 from __future__ import annotations
 
@@ -17,15 +17,20 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     arguments = parser().parse_args(given)
     # torch takes seconds to import: help and mistyped arguments do without it
-    from .cli import run
+    from .cli import batch, run
     from .training import TrainingDiverged
 
-    commands = {"train": run.train_command, "sample": run.sample_command, "masks": run.masks_command}
+    commands = {
+        "train": run.train_command,
+        "sample": run.sample_command,
+        "masks": run.masks_command,
+        "batch": batch.batch_command,
+    }
     try:
         commands[arguments.command](arguments)
     except InputError as error:
         return _failed(str(error), 2)
-    except (TrainingDiverged, OSError) as error:
+    except (TrainingDiverged, batch.JobsFailed, OSError) as error:
         return _failed(str(error), 1)
     except KeyboardInterrupt:
         return _failed("interrupted", 130)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .backbones import CheckpointWeights
+from .errors import InputError
 
 SAMPLES = 1024  # of a weight tensor
 BLOCKS, BLOCK = 256, 4096  # of a weight file, in bytes
@@ -48,6 +49,18 @@ def of_weights(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}:{tuple(weights[name].shape)}:{values.dtype};".encode())
         digest.update(sampled.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def of_checkpoint_files(path: Path, tokenizer: Path | None, prediction_type: str | None) -> str:
+    """Of what `backbones.open_checkpoint` is given.
+
+    Raises:
+        InputError: there is no such file or folder.
+    """
+    if not path.exists():
+        raise InputError("pretrained_model_name_or_path", f"there is no {path}, and nothing is downloaded")
+    vocabulary = "" if tokenizer is None else of_files(tokenizer)
+    return f"{of_files(path)}:{vocabulary}:{prediction_type}"
 
 
 def of_files(path: Path) -> str:

@@ -51,6 +51,10 @@ _OF_MEMORY = ("low_memory", "gradient_checkpointing", "mixed_precision")
 _OF_LENGTH = ("phase1_train_steps", "phase2_train_steps")
 
 
+class RunInUse(InputError):
+    """Another process trains the run; names "runs"."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is to be trained.
@@ -245,7 +249,7 @@ class Run:
 
         Raises:
             InputError: the folder cannot be written, the disk is too full, or another process trains this run; names
-                "runs". No step has been made then.
+                "runs". No step has been made then. Of another process it is a RunInUse.
 
         What ends the training is raised on, when its state is on disk.
         """
@@ -257,7 +261,7 @@ class Run:
                 "runs", f"the folder {self.folder} cannot be written ({error.strerror or error})"
             ) from error
         if locked is None:
-            raise InputError("runs", f"another process is training {self.name}")
+            raise RunInUse("runs", f"another process is training {self.name}")
         with locked:
             _require_space(self.folder, training)
             for left in self.folder.iterdir():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .backbones.protocol import Backbone, Scheduler
 from .draws import step_generator
+from .errors import InputError
 
 
 @torch.no_grad()
@@ -88,6 +89,24 @@ def latent_pixels(model: Backbone) -> int:
     """Pixels that one latent stands for, along a side."""
     resolution = model.family.resolution
     return resolution // model.latent_shape(resolution, resolution)[-1]
+
+
+def seeded_noise(seed: int, shape: tuple[int, int, int]) -> Tensor:
+    """(1, C, h, w) standard normal, the same as ComfyUI's for that seed."""
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def picture_size(model: Backbone, width: int, height: int) -> tuple[int, int]:
+    """Width and height of a picture that a model can draw; 0 stands for what it was trained at.
+
+    Raises:
+        InputError: one is too small, or not a multiple of what a latent stands for; names "width" or "height".
+    """
+    pixels, usual = latent_pixels(model), model.family.resolution
+    for name, side in (("width", width or usual), ("height", height or usual)):
+        if side < 64 or side % pixels:
+            raise InputError(name, f"is {side}; it has to be a multiple of {pixels}, from 64 on")
+    return width or usual, height or usual
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,16 @@ _DEFAULT = "(default: %(default)s)"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of `python -m magictailor`; `command` of what it gives is "train", "sample" or "masks"."""
+    """The parser of `python -m magictailor`; `command` of what it gives is "train", "sample", "masks" or "batch"."""
     top = argparse.ArgumentParser(
         prog="python -m magictailor",
         description="Learn a concept and its components from a few pictures, and draw them, without ComfyUI.",
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="train | sample | masks")
+    commands = top.add_subparsers(dest="command", required=True, metavar="train | sample | masks | batch")
     _train(commands.add_parser("train", help="learn the pictures of a folder"))
     _sample(commands.add_parser("sample", help="draw with what was learned"))
     _masks(commands.add_parser("masks", help="make the masks of a folder from words"))
+    _batch(commands.add_parser("batch", help="learn many pairs with many settings, and compare what they draw"))
     return top
 
 
@@ -102,11 +103,72 @@ def _masks(parser: argparse.ArgumentParser) -> None:
     _add_device(parser)
 
 
-def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+def _batch(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Learn many pairs with many settings, draw with each, and show all results in a table (results.csv), a contact "
+        "sheet and a page (results.html). What is done is never done again: the same command goes on where it stopped. "
+        "What a flag says counts in place of what the study says."
+    )
+    parser.add_argument(
+        "study",
+        type=Path,
+        help="a folder of pair folders, or a YAML file with any of: pairs, checkpoint, tokenizer, prediction_type, "
+        "imports, settings, grid, drawing",
+    )
+    _add_checkpoint(parser, required=False)
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        required=True,
+        help="folder for tailorings, pictures and results; of an earlier call only table, contact sheet and page are "
+        "replaced",
+    )
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="settings of all trainings, by the names of train's flags: phase1_train_steps=100",
+    )
+    parser.add_argument(
+        "--grid",
+        nargs="+",
+        metavar="NAME=VALUE,VALUE",
+        help="settings to compare: lora_rank=16,32 seed=0,1 trains every pair four times",
+    )
+    parser.add_argument("--prompts", nargs="+", help="what to draw; <v0> with <v1> if not given")
+    parser.add_argument("--seeds", nargs="+", type=int, help="of the noise, for each prompt (default: 0)")
+    for name, kind, help in (
+        ("steps", int, "DDIM steps (default: 50)"),
+        ("cfg", float, "how closely to follow the prompt (default: 7.5)"),
+        ("negative_prompt", str, "what not to draw"),
+        ("width", int, "in pixels; the checkpoint's own if not given"),
+        ("height", int, "in pixels; the checkpoint's own if not given"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, help=help)
+    parser.add_argument("--device", help="cuda, cuda:1, cpu; all GPUs if there are any, if not given")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="trainings at a time; one for each GPU, or each core, if not given"
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="do it on a Ray cluster, auto or host:port; all its machines have to see --output_dir and all inputs by "
+        "the same paths",
+    )
+    parser.add_argument("--cpus_per_job", type=float, default=1.0, help=f"on Ray {_DEFAULT}")
+    parser.add_argument(
+        "--gpus_per_job",
+        type=float,
+        default=0.0,
+        help=f"on Ray; 0.5: two share one, 0: on the CPU {_DEFAULT}",
+    )
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
         "--pretrained_model_name_or_path",
         type=Path,
-        required=True,
+        required=required,
         help="checkpoint: a .safetensors or .ckpt file, or a folder in diffusers' layout; nothing is downloaded",
     )
     parser.add_argument(

@@ -12,25 +12,22 @@ from pathlib import Path
 from threading import Event
 
 import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 from tqdm import tqdm
 
 from ..backbones import Checkpoint, open_checkpoint
 from ..backbones.precision import precision_for
 from ..config import TailorConfig
 from ..errors import InputError
-from ..fingerprints import of_files
+from ..fingerprints import of_checkpoint_files
+from ..formats.drawn_picture import infotext, write_picture
 from ..formats.file_name import checked_name
-from ..formats.new_file import new_file
 from ..formats.pair_folder import MASKS, PairPart, load_pair
 from ..formats.tailoring_file import SavedTailoring, load_tailoring, save_with_embeddings
 from ..masks.detections import Detections
 from ..masks.grounded_sam import load_grounded_sam
 from ..reference import Reference
 from ..runs import Plan, Run, Runs, plan_of
-from ..sampling import latent_pixels, sample
+from ..sampling import picture_size, sample, seeded_noise
 from ..tailoring import Tailoring, put_into
 from ..training import Training, TrainingResult
 from .parser import config_of
@@ -57,7 +54,11 @@ def train_command(arguments: argparse.Namespace) -> None:
         config,
         device.type,
         str(precision_for(config.mixed_precision, device)),
-        {"checkpoint": _fingerprint(arguments)},
+        {
+            "checkpoint": of_checkpoint_files(
+                arguments.pretrained_model_name_or_path, arguments.tokenizer, arguments.prediction_type
+            )
+        },
     )
     run = Runs(arguments.output_dir / "runs").choose(plan, arguments.resume)
     if run.note:
@@ -117,14 +118,6 @@ def _stop_asked_for() -> Iterator[Event]:
             signal.signal(number, handler)
 
 
-def _fingerprint(arguments: argparse.Namespace) -> str:
-    path = arguments.pretrained_model_name_or_path
-    if not path.exists():
-        raise InputError("pretrained_model_name_or_path", f"there is no {path}, and nothing is downloaded")
-    vocabulary = "" if arguments.tokenizer is None else of_files(arguments.tokenizer)
-    return f"{of_files(path)}:{vocabulary}:{arguments.prediction_type}"
-
-
 def sample_command(arguments: argparse.Namespace) -> None:
     """Draw pictures, save them as PNG files with their settings inside, and print their paths.
 
@@ -139,11 +132,7 @@ def sample_command(arguments: argparse.Namespace) -> None:
     model = checkpoint.model([token.class_word for token in tailoring.tokens], config, device)
     put_into(model, tailoring)
     decode = checkpoint.decoder(device)
-    pixels = latent_pixels(model)
-    width, height = (side or model.family.resolution for side in (arguments.width, arguments.height))
-    for name, side in (("width", width), ("height", height)):
-        if side < 64 or side % pixels:
-            raise InputError(name, f"is {side}; it has to be a multiple of {pixels}, from 64 on")
+    width, height = picture_size(model, arguments.width, arguments.height)
     for prompt in (*prompts, arguments.negative_prompt):
         model.require_readable(prompt)
 
@@ -154,7 +143,7 @@ def sample_command(arguments: argparse.Namespace) -> None:
             latents = sample(
                 model,
                 [prompt],
-                _noise(seed, model.latent_shape(height, width)),
+                seeded_noise(seed, model.latent_shape(height, width)),
                 steps=arguments.steps,
                 guidance=arguments.cfg,
                 negative_prompt=arguments.negative_prompt,
@@ -171,7 +160,7 @@ def sample_command(arguments: argparse.Namespace) -> None:
                 "MagicTailor": arguments.model_path.stem,
             }
             path = next(paths)
-            _write_picture(picture, path, _infotext(prompt, arguments.negative_prompt, settings))
+            write_picture(picture, path, infotext(prompt, arguments.negative_prompt, settings))
             bar.write(str(path))
 
 
@@ -201,7 +190,7 @@ def masks_command(arguments: argparse.Namespace) -> None:
         )
         if found.mask.any():
             path = arguments.instance_data_dir / MASKS / f"{Path(part.names[n]).stem}.png"
-            _write_picture(found.mask[None], path)
+            write_picture(found.mask[None], path)
             tqdm.write(str(path))
         else:
             empty.append(_not_found(part, n, found.found))
@@ -252,28 +241,6 @@ def _print_paths(saved: SavedTailoring) -> None:
         tqdm.write(str(path))
 
 
-def _noise(seed: int, shape: tuple[int, int, int]) -> Tensor:
-    """(1, C, h, w), the same as ComfyUI's for that seed."""
-    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
-
-
 def _free_paths(folder: Path) -> Iterator[Path]:
     """00000.png, 00001.png ... without those that are there already."""
     return (path for path in (folder / f"{number:05}.png" for number in count()) if not path.exists())
-
-
-def _infotext(prompt: str, negative_prompt: str, settings: dict[str, object]) -> str:
-    """The settings of a picture as A1111 writes and other programs read them."""
-    lines = [prompt, f"Negative prompt: {negative_prompt}"] if negative_prompt else [prompt]
-    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
-
-
-def _write_picture(picture: Tensor, path: Path, infotext: str = "") -> None:
-    """Write a new PNG file; picture is (C, H, W) in [0, 1], grey with one channel."""
-    pixels = (picture.clamp(0.0, 1.0) * 255).round().byte().cpu()
-    image = Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
-    info = PngInfo()
-    if infotext:
-        info.add_itxt("parameters", infotext)
-    with new_file(path) as temporary:
-        image.save(temporary, "PNG", pnginfo=info)

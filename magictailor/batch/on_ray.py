@@ -1,0 +1,64 @@
+"""The jobs of a batch on a Ray cluster: Ray places them, and starts those of a lost machine again on another.
+
+Jobs share nothing but the folder, which has to be on a storage that all machines see by the same path.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from .jobs import Job, Outcome, Work, do, outcome_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def perform_on_ray(
+    work: Work,
+    jobs: Sequence[Job],
+    folder: Path,
+    address: str,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    after_job: Callable[[Job, Outcome], None] = lambda job, outcome: None,
+) -> dict[str, Outcome]:
+    """Do all jobs on a cluster; see `jobs.perform`.
+
+    Args:
+        address: "auto" for the cluster this machine belongs to, or `host:port`.
+        cpus, gpus: that a job takes; a half lets two jobs share one. With gpus it computes on a GPU.
+
+    Raises:
+        InputError: Ray is not installed, or there is no such cluster; names "ray".
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(
+            "ray", f"is not installed ({error}); pip install -r requirements-batch.txt brings it"
+        ) from error
+    # the workers look for this library where it lies here
+    paths = {"PYTHONPATH": ":".join(dict.fromkeys([str(ROOT), *filter(None, sys.path)]))}
+    try:
+        ray.init(
+            address=address, runtime_env={"env_vars": paths}, logging_level="warning", log_to_driver=False,
+            ignore_reinit_error=True,
+        )  # fmt: skip
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError("ray", f"there is no cluster at {address!r} ({' '.join(str(error).split())})") from error
+    outcomes = {job.name: known for job in jobs if (known := outcome_of(folder, job)) is not None}
+    # what a job cannot do is in its outcome, so a task that raises has lost its machine
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1)(do)
+    device = "cuda:0" if gpus else "cpu"
+    running = {remote.remote(work, job, folder.resolve(), device): job for job in jobs if job.name not in outcomes}
+    while running:
+        (finished,), _ = ray.wait(list(running))
+        job = running.pop(finished)
+        try:
+            outcomes[job.name] = ray.get(finished)
+        except ray.exceptions.RayError as error:
+            outcomes[job.name] = Outcome(failure=" ".join(str(error).split()))
+        after_job(job, outcomes[job.name])
+    return {job.name: outcomes[job.name] for job in jobs}

@@ -1,0 +1,159 @@
+"""One job of a batch: train on a pair, save the tailoring, draw with it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..backbones import Backbone, Checkpoint, open_checkpoint
+from ..backbones.precision import precision_for
+from ..formats.drawn_picture import infotext, write_picture
+from ..formats.new_file import is_temporary
+from ..formats.pair_folder import load_pair
+from ..formats.tailoring_file import save_tailoring
+from ..reference import Reference
+from ..runs import Plan, Run, RunInUse, Runs, plan_of
+from ..sampling import picture_size, sample, seeded_noise
+from ..tailoring import put_into
+from ..training import Training, TrainingResult
+from .jobs import Job, Row
+from .study import CheckpointSource, Drawing, TailorTask
+
+TAILORING = "tailoring.safetensors"
+# a process whose machine was given up ends within seconds of noticing
+WAIT, WAITS = 1.0, 60
+
+
+def tailored(job: Job, folder: Path, device: str) -> list[Row]:
+    """Train and draw; every step that is on disk, and every picture, is taken from there.
+
+    Args:
+        job: with a `TailorTask`.
+
+    Returns:
+        a row for each picture, its path relative to the folder of all jobs.
+
+    Raises:
+        InputError: the pair, the checkpoint or a prompt cannot be used.
+        TrainingDiverged: the numbers were no longer finite.
+    """
+    task: TailorTask = job.task
+    for path in folder.iterdir():
+        if is_temporary(path):
+            path.unlink(missing_ok=True)
+    checkpoint, place = _opened(task.checkpoint), torch.device(device)
+    references = [part.reference() for part in load_pair(Path(task.pair))]
+    plan = plan_of(
+        references,
+        task.config,
+        place.type,
+        str(precision_for(task.config.mixed_precision, place)),
+        {"checkpoint": task.checkpoint.fingerprint},
+    )
+    result, model = _learned(checkpoint, references, plan, Runs(folder / "runs"), place)
+    if not (folder / TAILORING).exists():
+        save_tailoring(result.tailoring, folder / TAILORING)
+    drawing = task.drawing
+    wanted = [(prompt or result.tailoring.prompt, seed) for prompt in drawing.prompts for seed in drawing.seeds]
+    paths = {drawn: folder / _picture_name(*drawn, drawing) for drawn in wanted}
+    if missing := [drawn for drawn, path in paths.items() if not path.exists()]:
+        if model is None:
+            model = checkpoint.model(plan.class_words, task.config, place)
+            put_into(model, result.tailoring)
+        _draw(model, checkpoint, missing, paths, drawing, task)
+    final = result.history[-1]
+    common = {"pair": Path(task.pair).name, **task.varied, "tailoring": f"{folder.name}/{TAILORING}"}
+    losses = {f"loss {word}": loss for word, loss in zip(plan.class_words, final.diffusion, strict=True)}
+    return [
+        {**common, "prompt": prompt, "noise seed": seed, "picture": f"{folder.name}/{path.name}", **losses}
+        for (prompt, seed), path in paths.items()
+    ]
+
+
+def _learned(
+    checkpoint: Checkpoint, references: list[Reference], plan: Plan, runs: Runs, device: torch.device
+) -> tuple[TrainingResult, Backbone | None]:
+    """What was learned, and the model that knows it if one was needed."""
+    for left in range(WAITS, -1, -1):
+        run = runs.choose(plan)
+        record = run.record
+        if record is not None and record.steps_done == plan.config.total_steps:
+            return run.result(), None
+        try:
+            return _trained(checkpoint, references, plan, run, device)
+        except RunInUse:
+            if not left:
+                raise
+            time.sleep(WAIT)
+    raise AssertionError("the last wait raises")
+
+
+def _trained(
+    checkpoint: Checkpoint, references: list[Reference], plan: Plan, run: Run, device: torch.device
+) -> tuple[TrainingResult, Backbone]:
+    model = checkpoint.model(plan.class_words, plan.config, device)
+    training = Training(model, references, plan.config)
+    run.restore(training)
+    with run.kept(training, plan, run.folder) as keeper:
+        for _ in training:
+            keeper.after_step()
+    return training.result(), model
+
+
+def _draw(
+    model: Backbone,
+    checkpoint: Checkpoint,
+    wanted: list[tuple[str, int]],
+    paths: dict[tuple[str, int], Path],
+    drawing: Drawing,
+    task: TailorTask,
+) -> None:
+    width, height = picture_size(model, drawing.width, drawing.height)
+    for prompt in {drawing.negative_prompt, *(prompt for prompt, _ in wanted)}:
+        model.require_readable(prompt)
+    decode = checkpoint.decoder(model.device)
+    for prompt, seed in wanted:
+        # one at a time: in a batch the others decide how sums are rounded
+        latents = sample(
+            model,
+            [prompt],
+            seeded_noise(seed, model.latent_shape(height, width)),
+            steps=drawing.steps,
+            guidance=drawing.cfg,
+            negative_prompt=drawing.negative_prompt,
+        )
+        (picture,) = decode(model.unscaled(latents))
+        settings: dict[str, Any] = {
+            "Steps": drawing.steps,
+            "Sampler": "DDIM",
+            "CFG scale": drawing.cfg,
+            "Seed": seed,
+            "Size": f"{width}x{height}",
+            "Model": Path(task.checkpoint.path).stem,
+            "MagicTailor": task.name,
+        }
+        write_picture(picture, paths[prompt, seed], infotext(prompt, drawing.negative_prompt, settings))
+
+
+def _picture_name(prompt: str, seed: int, drawing: Drawing) -> str:
+    """Says what is drawn, and tells apart what is drawn otherwise."""
+    other = (prompt, drawing.steps, drawing.cfg, drawing.negative_prompt, drawing.width, drawing.height)
+    digest = hashlib.blake2b(repr(other).encode(), digest_size=3).hexdigest()
+    words = re.sub(r"\W+", "_", prompt).strip("_").encode()[:60].decode(errors="ignore")
+    return f"{words}-{digest}-{seed}.png"
+
+
+@lru_cache(maxsize=1)
+def _opened(source: CheckpointSource) -> Checkpoint:
+    """A checkpoint, which this process keeps for its other jobs."""
+    for module in source.imports:
+        importlib.import_module(module)
+    tokenizer = None if source.tokenizer is None else Path(source.tokenizer)
+    return open_checkpoint(Path(source.path), tokenizer, source.prediction_type)
