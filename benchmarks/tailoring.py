@@ -1,8 +1,8 @@
 """Measures MagicTailor against its ablations and its rivals in toy town.
 
 Run as `python -m benchmarks.tailoring --out FOLDER`. Every method learns every pair once and draws every prompt with
-every seed; several learn at a time, each on one core. Results are added to FOLDER/scores.csv as they come, so a run
-that was stopped goes on where it was; then FOLDER/table.md and FOLDER/plot.png are written. With `--tuning` all of
+every seed; several learn at a time, each on one core, or on the machines of a Ray cluster. A run that was stopped goes
+on where it was; in the end FOLDER/scores.csv, FOLDER/table.md and FOLDER/plot.png are written. With `--tuning` all of
 `CANDIDATES` are tried on the pairs called TUNING instead: that is how the learning rates of `METHODS` were found.
 """
 
@@ -11,25 +11,23 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import multiprocessing
-import os
 import pathlib
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 
-import torch
 from tqdm import tqdm
 
+from magictailor.batch.jobs import Job, Outcome, Row, local_devices, perform
+from magictailor.batch.on_ray import perform_on_ray
+from magictailor.batch.results import as_csv
 from toytown.analyser import analysed, load_analyser
 from toytown.backgrounds import BACKGROUNDS
-from toytown.measures import Scores, bootstrap_interval, scores
+from toytown.measures import bootstrap_interval, scores
 from toytown.methods import CANDIDATES, METHODS, Method, prompt_of
 from toytown.pairs import ASKED, MEASURED, TUNING, Pair
 from toytown.tailoring import drawn
 
-COLUMNS = ["method", "pair", "background", "seed", *(f.name for f in dataclasses.fields(Scores)), "seconds"]
 OURS = "MagicTailor"
 MEASURES = {
     "fidelity": "fidelity, both",
@@ -43,17 +41,24 @@ MEASURES = {
 def main() -> None:
     options = parse_options()
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "scores.csv"
-    done = {(row["method"], row["pair"]) for row in read(path)}
     candidates = {name: method for some in CANDIDATES.values() for name, method in some.items()}
     methods, pairs = (candidates, TUNING) if options.tuning else (METHODS, MEASURED)
-    jobs = [(name, pair) for pair in pairs for name in methods if (name, pair.name) not in done]
-    # not forked: a copy of a process that has used torch's threads may hang
-    spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.workers, spawning, torch.set_num_threads, (1,)) as pool:
-        running = [pool.submit(measured, name, methods[name], pair, options.seeds) for name, pair in jobs]
-        for finished in tqdm(as_completed(running), "methods x pairs", len(running)):
-            append(path, finished.result())
+    jobs = [
+        Job(f"{pair.name} {name}", Learned(name, methods[name], pair, options.seeds))
+        for pair in pairs
+        for name in methods
+    ]
+    with tqdm(total=len(jobs), desc="methods x pairs") as bar:
+
+        def after_job(job: Job, outcome: Outcome) -> None:
+            bar.update()
+
+        if options.ray:
+            outcomes = perform_on_ray(measured, jobs, options.out / "jobs", options.ray, after_job=after_job)
+        else:
+            outcomes = perform(measured, jobs, options.out / "jobs", local_devices("cpu", options.workers), after_job)
+    path = options.out / "scores.csv"
+    path.write_text(as_csv([row for outcome in outcomes.values() for row in outcome.rows]))
     found = summary(read(path), list(methods))
     table = as_table(found)
     (options.out / "table.md").write_text(table)
@@ -66,26 +71,38 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for scores.csv, table.md and plot.png")
     parser.add_argument("--seeds", type=int, default=8, help="pictures for each prompt")
     parser.add_argument("--tuning", action="store_true", help="try learning rates, on pairs that are not measured")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at a time")
+    parser.add_argument("--workers", type=int, default=0, help="trainings at a time; one for each core if not given")
+    parser.add_argument("--ray", metavar="ADDRESS", help="learn on a Ray cluster, auto or host:port")
     return parser.parse_args()
 
 
-def measured(name: str, method: Method, pair: Pair, seeds: int) -> list[dict[str, object]]:
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """What one job measures: a method on a pair, with so many seeds for each prompt."""
+
+    name: str
+    method: Method
+    pair: Pair
+    seeds: int
+
+
+def measured(job: Job, folder: pathlib.Path, device: str) -> list[Row]:
     """Train one method on one pair and score all its pictures."""
+    task: Learned = job.task
     start = time.monotonic()
-    model = method.trained(pair, seed=pair.seed)
-    asked = [(background, seed) for background in ASKED for seed in range(seeds)]
-    prompts = [prompt_of(method, pair, BACKGROUNDS[background]) for background, _ in asked]
+    model = task.method.trained(task.pair, seed=task.pair.seed)
+    asked = [(background, seed) for background in ASKED for seed in range(task.seeds)]
+    prompts = [prompt_of(task.method, task.pair, BACKGROUNDS[background]) for background, _ in asked]
     pictures = drawn(model, prompts, [seed for _, seed in asked])
     seconds = time.monotonic() - start
     found = analysed(load_analyser(), pictures)
     return [
         {
-            "method": name,
-            "pair": pair.name,
+            "method": task.name,
+            "pair": task.pair.name,
             "background": background,
             "seed": seed,
-            **{k: round(v, 4) for k, v in dataclasses.asdict(scores(pair, background, picture, finding)).items()},
+            **{k: round(v, 4) for k, v in dataclasses.asdict(scores(task.pair, background, picture, finding)).items()},
             "seconds": round(seconds, 1),
         }
         for (background, seed), picture, finding in zip(asked, pictures, found, strict=True)
@@ -98,16 +115,6 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def append(path: pathlib.Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Add all rows of one method and pair at once."""
-    new = not path.is_file()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 Summary = dict[str, dict[str, tuple[float, float, float]]]
