@@ -62,7 +62,7 @@ def answers(address):
         return asking.connect_ex((host, int(port))) == 0
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

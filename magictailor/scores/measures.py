@@ -1,0 +1,62 @@
+"""How alike vectors are: the measures of the paper's comparison, CLIP-I and DINO (pictures), CLIP-T (texts)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def likeness(drawn: Tensor, references: Tensor) -> Tensor:
+    """CLIP-I or DINO of drawn pictures: the mean cosine with all references.
+
+    Args:
+        drawn: (B, E).
+        references: (K, E).
+
+    Returns:
+        (B,) from -1 to 1.
+    """
+    return (F.normalize(drawn, dim=1) @ F.normalize(references, dim=1).T).mean(dim=1)
+
+
+def nearest(drawn: Tensor, references: Tensor) -> Tensor:
+    """The cosine with the most alike of the references: what is copied is copied from one of them.
+
+    Args:
+        drawn: (B, E).
+        references: (K, E).
+
+    Returns:
+        (B,) from -1 to 1.
+    """
+    return (F.normalize(drawn, dim=1) @ F.normalize(references, dim=1).T).amax(dim=1)
+
+
+def agreement(drawn: Tensor, texts: Tensor) -> Tensor:
+    """CLIP-T: the cosine of each picture (B, E) with its own text (B, E); (B,)."""
+    return F.cosine_similarity(drawn, texts, dim=1)
+
+
+def spread(references: Tensor) -> float | None:
+    """The mean cosine of references (K, E) among themselves, which a drawn picture can hardly exceed; None of one."""
+    count = len(references)
+    if count < 2:
+        return None
+    unit = F.normalize(references, dim=1)
+    total = (unit @ unit.T).sum() - count
+    return float(total / (count * (count - 1)))
+
+
+def standardised(values: Tensor) -> Tensor:
+    """Values (B,) with a mean of 0 and a deviation of 1; zeros where all are alike."""
+    centred = values - values.mean()
+    deviation = centred.square().mean().sqrt()
+    return torch.zeros_like(values) if deviation < 1e-9 else centred / deviation
+
+
+def merit(columns: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """What pictures are ranked by: the weighted sum of standardised columns (B,), so that no unit counts more."""
+    return torch.stack([weights.get(name, 0.0) * standardised(values) for name, values in columns.items()]).sum(dim=0)

@@ -1,0 +1,152 @@
+"""The scores of a batch of pictures, by every encoder and against every reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..reference import Reference, fitted
+from .encoders import Encoder, ReadsText
+from .measures import agreement, likeness, merit, nearest, spread
+from .regions import around, cut_out, is_there
+
+CONCEPT, COMPONENT, BACKGROUND, PROMPT = "concept", "component", "background", "prompt"
+MEASURES = (CONCEPT, COMPONENT, BACKGROUND, PROMPT)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure of all pictures.
+
+    Attributes:
+        title: "CLIP house".
+        measure: one of `MEASURES`.
+        values: of each picture, cosines.
+        among: of the references among themselves; None where there is nothing to compare.
+    """
+
+    title: str
+    measure: str
+    values: tuple[float, ...]
+    among: float | None = None
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of pictures, in their order.
+
+    Attributes:
+        columns: at least one; all of the same length.
+    """
+
+    columns: tuple[Column, ...]
+
+    def __len__(self) -> int:
+        return len(self.columns[0].values)
+
+    def of(self, chosen: Sequence[int]) -> ScoreTable:
+        """The table of some of the pictures."""
+        return ScoreTable(
+            tuple(Column(c.title, c.measure, tuple(c.values[n] for n in chosen), c.among) for c in self.columns)
+        )
+
+    def best(self, count: int, weights: Mapping[str, float]) -> list[int]:
+        """Numbers of the best pictures, the best first.
+
+        Args:
+            count: at most so many.
+            weights: by measure; columns of one measure share its weight.
+        """
+        found = {c.title: torch.tensor(c.values) for c in self.columns}
+        shared = {m: sum(c.measure == m for c in self.columns) for m in MEASURES}
+        each = {c.title: weights.get(c.measure, 0.0) / shared[c.measure] for c in self.columns}
+        return torch.sort(merit(found, each), descending=True, stable=True).indices[:count].tolist()
+
+    def rows(self) -> list[dict[str, float]]:
+        """A row for each picture."""
+        return [{c.title: c.values[n] for c in self.columns} for n in range(len(self))]
+
+    @property
+    def among(self) -> dict[str, float]:
+        """Of the references among themselves, by the columns that have it."""
+        return {c.title: c.among for c in self.columns if c.among is not None}
+
+
+def scored(
+    pictures: Sequence[Tensor],
+    references: Sequence[Reference],
+    encoders: Sequence[Encoder],
+    masks: Sequence[Sequence[Tensor]] = (),
+    prompts: Sequence[str] = (),
+) -> ScoreTable:
+    """Score pictures against what was learned.
+
+    Args:
+        pictures: (3, H, W) in [0, 1].
+        references: the concept first.
+        encoders: each gives columns of its own.
+        masks: for the references that have some, in their order: one (H, W) for each picture, where the thing is on it;
+            without, the whole picture is compared. A thing that its mask does not find scores 0.
+        prompts: one for each picture; CLIP-T is left out without.
+
+    Raises:
+        InputError: there are no pictures or encoders, or not as many masks or prompts as pictures.
+    """
+    if not pictures:
+        raise InputError("images", "there is no picture")
+    if not encoders:
+        raise InputError("encoders", "there is none; give at least one")
+    for of_one in masks:
+        if len(of_one) != len(pictures):
+            raise InputError("masks", f"there are {len(of_one)} masks for {len(pictures)} pictures")
+    if prompts and len(prompts) != len(pictures):
+        raise InputError("prompt", f"there are {len(prompts)} prompts for {len(pictures)} pictures")
+    regions = [[fitted(m, p.shape[1:]) for m, p in zip(some, pictures, strict=True)] for some in masks]
+    columns: list[Column] = []
+    for encoder in encoders:
+        for number, reference in enumerate(references):
+            measure = COMPONENT if number else CONCEPT
+            known = encoder.pictures(
+                [cut_out(p, m, encoder.colour) for p, m in zip(reference.images, reference.masks, strict=True)]
+            )
+            values = _of_region(encoder, pictures, regions[number] if number < len(regions) else None, known)
+            columns.append(Column(f"{encoder.name} {reference.class_word}", measure, values, spread(known)))
+        behind = encoder.pictures(
+            [
+                around(p, m, encoder.colour)
+                for reference in references
+                for p, m in zip(reference.images, reference.masks, strict=True)
+            ]
+        )
+        seen = [_behind(p, [r[n] for r in regions], encoder) for n, p in enumerate(pictures)]
+        values = _plain(nearest(encoder.pictures(seen), behind))
+        columns.append(Column(f"{encoder.name} background", BACKGROUND, values, spread(behind)))
+        if prompts and isinstance(encoder, ReadsText):
+            values = _plain(agreement(encoder.pictures(pictures), encoder.texts(prompts)))
+            columns.append(Column(f"{encoder.name} prompt", PROMPT, values))
+    return ScoreTable(tuple(columns))
+
+
+def _of_region(
+    encoder: Encoder, pictures: Sequence[Tensor], masks: Sequence[Tensor] | None, known: Tensor
+) -> tuple[float, ...]:
+    if masks is None:
+        return _plain(likeness(encoder.pictures(pictures), known))
+    there = [n for n, mask in enumerate(masks) if is_there(mask)]
+    values = torch.zeros(len(pictures))
+    if there:
+        cut = [cut_out(pictures[n], masks[n], encoder.colour) for n in there]
+        values[there] = likeness(encoder.pictures(cut), known)
+    return _plain(values)
+
+
+def _behind(picture: Tensor, masks: Sequence[Tensor], encoder: Encoder) -> Tensor:
+    return around(picture, torch.stack(list(masks)).amax(dim=0), encoder.colour) if masks else picture
+
+
+def _plain(values: Tensor) -> tuple[float, ...]:
+    return tuple(values.tolist())
