@@ -4,8 +4,10 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -203,6 +205,13 @@ def test_a_picture_is_prepared_as_clip_does():
     wide = torch.rand(3, 40, 100)
     assert torch.equal(prepared(wide, 40, (0, 0, 0), (1, 1, 1)), (wide[:, :, 30:70] * 255).round() / 255)
     assert prepared(torch.rand(3, 33, 90), 56, CLIP_MEAN, (1, 1, 1)).shape == (3, 56, 56)
+
+
+def test_a_smaller_picture_is_the_one_pillow_makes():
+    levels = torch.randint(256, (80, 120, 3), dtype=torch.uint8)
+    wanted = np.asarray(Image.fromarray(levels.numpy()).resize((60, 40), Image.Resampling.BICUBIC))[:, 10:50]
+    made = prepared(levels.movedim(-1, 0) / 255, 40, (0, 0, 0), (1, 1, 1))
+    assert torch.allclose(made.movedim(0, -1), torch.from_numpy(wanted / 255).float(), atol=0.01)
 
 
 def test_a_vector_does_not_depend_on_the_other_pictures(folders):
