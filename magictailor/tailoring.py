@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from .backbones import Backbone, Family, family_named
 from .config import TailorConfig
 from .errors import InputError
-from .tokens import token_name
+from .tokens import checked_names, labelled, token_name
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Token:
     """A learned word.
 
     Attributes:
-        name: `<v0>` for the concept, `<v1>`, `<v2>` ... for the components.
+        name: `<v0>` for the concept, `<v1>`, `<v2>` ... for the components, unless it was renamed.
         class_word: the ordinary word it was learned as; "" if that is not known.
-        rows: its embedding (width,) float32 for each text encoder, by embedding key.
+        rows: its V vectors (V, width) float32 for each text encoder, by embedding key.
     """
 
     name: str
@@ -66,6 +66,28 @@ class Tailoring:
         layout = self.family.lora_layout
         return layout.scale(self.lora, min(layout.stems(self.lora))) * self.rank
 
+    def renamed(self, names: Sequence[str]) -> Tailoring:
+        """The same under other names of its tokens.
+
+        Args:
+            names: the concept's first, see `checked_names`.
+
+        Raises:
+            InputError: they cannot be names, or their number is not that of the tokens; names "names".
+        """
+        if len(names) != len(self.tokens):
+            raise InputError("names", f"there are {len(names)} for {len(self.tokens)} tokens: {self.words}")
+        pairs = zip(self.tokens, checked_names(names), strict=True)
+        return replace(self, tokens=tuple(replace(token, name=name) for token, name in pairs))
+
+    def labelled(self, label: str) -> Tailoring:
+        """The same with a label in every name, so that it and another one can be in one prompt: `<anna:v0>`.
+
+        Raises:
+            InputError: it cannot be a label; names "names".
+        """
+        return self.renamed([labelled(token.name, label) for token in self.tokens])
+
     @property
     def words(self) -> str:
         """Which token stands for what: `<v0> = tower, <v1> = roof`."""
@@ -74,8 +96,17 @@ class Tailoring:
     @property
     def prompt(self) -> str:
         """A prompt for the concept with all its components."""
-        concept, *components = (token.name for token in self.tokens)
-        return concept + (" with " + " and ".join(components) if components else "")
+        return composed([token.name for token in self.tokens])
+
+
+def composed(names: Sequence[str]) -> str:
+    """A prompt for a concept with all its components: `<v0> with <v1> and <v2>`.
+
+    Args:
+        names: the concept's first.
+    """
+    concept, *components = names
+    return concept + (" with " + " and ".join(components) if components else "")
 
 
 def tailoring_of(model: Backbone, class_words: Sequence[str], config: TailorConfig, steps_done: int) -> Tailoring:
@@ -98,7 +129,7 @@ def tailoring_from(
         class_words: the concept's first.
     """
     tokens = tuple(
-        Token(token_name(n), word, {key: row[n].detach().float().cpu().clone() for key, row in rows.items()})
+        Token(token_name(n), word, {key: row[n][None].detach().float().cpu().clone() for key, row in rows.items()})
         for n, word in enumerate(class_words)
     )
     return Tailoring(family.name, family.lora_layout.stored(lora, config.lora_rank), tokens, config, steps_done)
@@ -130,7 +161,7 @@ def put_into(model: Backbone, tailoring: Tailoring) -> None:
     if strange is not None:
         raise InputError("tailoring", f"has a LoRA for {strange}, which this checkpoint has not")
     for key, rows in model.token_rows().items():
-        rows.copy_(torch.stack([token.rows[key] for token in tailoring.tokens]))
+        rows.copy_(torch.cat([token.rows[key] for token in tailoring.tokens]))
 
 
 def require_family(tailoring: Tailoring, family: Family) -> None:

@@ -7,15 +7,67 @@ from collections.abc import Hashable, Sequence
 
 from .errors import InputError
 
-TOKEN = re.compile(r"<v(\d+)>")
 PROMPT = "A photo of"
-# as people write them by mistake, also with the wide brackets of East Asian keyboards
-_LIKE_TOKEN = re.compile(r"[<\uff1c]\s*v\s*\d+\s*[>\uff1e]", re.IGNORECASE)
+LONGEST_NAME = 40
+
+# <v0>, <sks>, <anna:v0>, or a bare word: sks_tower
+_NAME = re.compile(r"<(?:(?P<label>[\w-]+):)?(?P<bracketed>[\w-]+)>|(?P<bare>[\w-]+)")
+# what prompts of other programs and packs have in such brackets
+_TAGS = {"lora", "lyco", "hypernet", "embedding"}
+# as people write <v0> by mistake, also with the wide brackets of East Asian keyboards
+_LIKE_TOKEN = re.compile(
+    rf"[<\uff1c](?!\s*(?:{'|'.join(_TAGS)}):)\s*(?:[\w-]+\s*:\s*)?v\s*\d+\s*[>\uff1e]", re.IGNORECASE
+)
 
 
 def token_name(number: int) -> str:
     """`<v0>` is the concept, `<v1>` the first component, and so on."""
     return f"<v{number}>"
+
+
+def labelled(name: str, label: str) -> str:
+    """A token's name with a label that tells it from another tailoring's: `<v0>` and `anna` give `<anna:v0>`.
+
+    Args:
+        name: see `checked_names`; a label that it has is replaced.
+        label: letters, digits, - and _.
+    """
+    parts = _NAME.fullmatch(name)
+    assert parts is not None
+    return f"<{label}:{parts['bracketed'] or parts['bare']}>"
+
+
+def file_form(name: str) -> str:
+    """A token's name as part of a file's name: `<anna:v0>` gives `anna_v0`."""
+    return name.strip("<>").replace(":", "_")
+
+
+def checked_names(names: Sequence[str], field: str = "names") -> tuple[str, ...]:
+    """Names that tokens can have in prompts, files and other programs.
+
+    Args:
+        names: each a word of letters, digits, - and _, bare or in angle brackets, there with or without a label.
+        field: what they were given as.
+
+    Raises:
+        InputError: one cannot be a name, or two are the same but for their case or brackets; names `field`.
+    """
+    for name in names:
+        parts = _NAME.fullmatch(name)
+        if parts is None or len(name) > LONGEST_NAME or not any(map(str.isalpha, name)):
+            raise InputError(
+                field,
+                f"{name[:60]!r} cannot be a token's name; use letters, digits, - and _, at most {LONGEST_NAME}, one of "
+                "them a letter: sks_tower, <sks> or <anna:v0>",
+            )
+        if (parts["label"] or "").lower() in _TAGS:
+            raise InputError(
+                field, f"{name!r} cannot be a token's name: other programs read {parts['label']}: as a tag"
+            )
+    files = [file_form(name).casefold() for name in names]
+    if len(set(files)) < len(files):
+        raise InputError(field, f"{', '.join(names)} are too much alike; each token needs a name of its own")
+    return tuple(names)
 
 
 def require_tokens(text: str, names: Sequence[str], field: str = "prompt") -> None:
@@ -28,18 +80,32 @@ def require_tokens(text: str, names: Sequence[str], field: str = "prompt") -> No
     Raises:
         InputError: names `field`.
     """
-    strange = sorted({match.group() for match in _LIKE_TOKEN.finditer(text)} - set(names))
+    patterns = [_LIKE_TOKEN, *map(_like, names)]
+    strange = sorted({match.group() for pattern in patterns for match in pattern.finditer(text)} - set(names))
     if strange:
         raise InputError(
             field, f"holds {', '.join(strange)}, but what is learned is {', '.join(names)}, written exactly like that"
         )
 
 
+def _like(name: str) -> re.Pattern[str]:
+    """What a person may have meant a name by."""
+    if not name.startswith("<"):
+        return re.compile(_bounded(name), re.IGNORECASE)
+    inside = r"\s*:\s*".join(map(re.escape, name[1:-1].split(":")))
+    return re.compile(rf"[<\uff1c]\s*{inside}\s*[>\uff1e]", re.IGNORECASE)
+
+
+def _bounded(name: str) -> str:
+    """A pattern for a name: a bare word is not found inside a longer one."""
+    return re.escape(name) if name.startswith("<") else rf"(?<![\w-]){re.escape(name)}(?![\w-])"
+
+
 def split_at_tokens(text: str, names: Sequence[str]) -> list[str]:
     """Cut a text so that every known token name stands alone; joining the pieces gives the text back."""
     if not names:
         return [text]
-    pattern = "|".join(re.escape(name) for name in names)
+    pattern = "|".join(map(_bounded, names))
     return [piece for piece in re.split(f"({pattern})", text) if piece]
 
 

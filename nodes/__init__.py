@@ -6,6 +6,7 @@ from .grounded_sam_masks import MagicTailorGroundedSAM
 from .load import MagicTailorLoad
 from .load_grounded_sam import MagicTailorGroundedSAMLoader
 from .load_pair import MagicTailorLoadPair
+from .name_tokens import MagicTailorNameTokens
 from .reference import MagicTailorReference
 from .runs import MagicTailorRuns
 from .sampler import MagicTailorSampler
@@ -25,6 +26,7 @@ NODES = [
     MagicTailorRuns,
     MagicTailorSave,
     MagicTailorLoad,
+    MagicTailorNameTokens,
     MagicTailorApply,
     MagicTailorSampler,
     MagicTailorAttentionMaps,

@@ -5,6 +5,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..magictailor.errors import InputError
 from ..magictailor.formats.file_name import checked_name
 from ..magictailor.formats.tailoring_file import embedding_name, save_with_embeddings
+from ..magictailor.tailoring import composed
 from .bridge.convert import image_to_library
 from .bridge.errors import artist_errors, described
 from .bridge.output_folders import not_first, writable_folder
@@ -73,9 +74,7 @@ class MagicTailorSave(io.ComfyNode):
                 raise InputError("loras", f"the files cannot be written ({error}); nothing was saved") from error
         lora_name = f"{saved.name}.safetensors"
         names = [embedding_name(saved.name, token) for token in tailoring.tokens]
-        prompt = tailoring.prompt
-        for token, embedding in zip(tailoring.tokens, names, strict=True):
-            prompt = prompt.replace(token.name, f"embedding:{embedding}")
+        prompt = composed([f"embedding:{name}" for name in names])
         lines = [f"loras: {lora_name}", *(f"embeddings: {n}.safetensors" for n in names)]
         lines += [f"in {folder}: the folder before it cannot be written" for folder in not_first(loras, embeddings)]
         return io.NodeOutput(lora_name, names, prompt, ui=ui.PreviewText("\n".join(lines)))

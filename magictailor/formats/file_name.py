@@ -9,7 +9,7 @@ from ..errors import InputError
 
 LONGEST = 255  # bytes of a file's name in UTF-8, the shortest limit of the three systems
 # what a saved tailoring adds to its name at most
-ADDED = "_9999_v9.safetensors"
+ADDED = "_9999_{token}.safetensors"
 ENDING = ".safetensors"
 
 _REFUSED = set('<>:"|?*[]')
@@ -22,11 +22,12 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
 
 
-def checked_name(name: str) -> str:
+def checked_name(name: str, token: str = "v9") -> str:
     """A name for the files of a tailoring: may hold `/` for subfolders, may not lead out of the folder.
 
     Args:
         name: with or without the ending `.safetensors`.
+        token: the longest that a file is called by.
 
     Returns:
         the same in Unicode's NFC, without the ending.
@@ -37,7 +38,7 @@ def checked_name(name: str) -> str:
     """
     parts = unicodedata.normalize("NFC", name).strip().replace("\\", "/").removesuffix(ENDING).split("/")
     for number, part in enumerate(parts, 1):
-        fault = _fault(part, ADDED if number == len(parts) else "")
+        fault = _fault(part, ADDED.format(token=token) if number == len(parts) else "")
         if fault:
             shown = name if len(name) <= 60 else f"{name[:60]}..."
             raise InputError(

@@ -52,7 +52,7 @@ def load_released(folder: Path) -> Tailoring:
         raise _refused(folder / TABLE_FILE, "holds new words that are not finite numbers")
     (key,) = family.embedding_keys
     ids = _new_ids(folder / TOKENIZER_FOLDER, len(table))
-    tokens = tuple(Token(token_name(n), "", {key: table[i].float().clone()}) for n, i in enumerate(ids))
+    tokens = tuple(Token(token_name(n), "", {key: table[i : i + 1].float().clone()}) for n, i in enumerate(ids))
     return Tailoring(family.name, family.lora_layout.stored(lora, alpha), tokens, config=None, steps_done=None)
 
 

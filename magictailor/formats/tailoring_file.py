@@ -26,7 +26,7 @@ from ..config import TailorConfig
 from ..errors import InputError
 from ..report.thumbnail import thumbnail_jpeg
 from ..tailoring import Tailoring, Token
-from ..tokens import TOKEN
+from ..tokens import checked_names, file_form
 from .file_name import checked_name, prompt_name
 from .new_file import file_words, free_names
 from .released_program import LORA_FILE, is_released, load_released
@@ -50,22 +50,20 @@ def save_tailoring(tailoring: Tailoring, path: Path, thumbnail: Tensor | None = 
     """
     tensors = dict(tailoring.lora)
     for token in tailoring.tokens:
-        for key, row in token.rows.items():
-            tensors[f"{BUNDLE_PREFIX}{token.name}.{key}"] = row[None]
+        for key, rows in token.rows.items():
+            tensors[f"{BUNDLE_PREFIX}{token.name}.{key}"] = rows
     tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
     jpeg = None if thumbnail is None else thumbnail_jpeg(thumbnail)
     write_tensors(path, tensors, metadata_of(tailoring, path.stem) | _hashes(tensors) | _picture(jpeg) | _date())
 
 
 def save_embedding(token: Token, path: Path) -> None:
-    """Write one token to a new embedding file, one row (1, width) under each embedding key.
+    """Write one token to a new embedding file, its vectors (V, width) under each embedding key.
 
     Raises:
         FileExistsError: the file is there already; it is left as it is.
     """
-    write_tensors(
-        path, {key: row[None].contiguous() for key, row in token.rows.items()}, {"class_word": token.class_word}
-    )
+    write_tensors(path, {key: rows.contiguous() for key, rows in token.rows.items()}, {"class_word": token.class_word})
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,8 @@ def save_with_embeddings(
     Raises:
         InputError: the name or the thumbnail cannot be used.
     """
-    for name in free_names(checked_name(wanted)):
+    forms = [file_form(token.name) for token in tailoring.tokens]
+    for name in free_names(checked_name(wanted, max(forms, key=lambda form: len(form.encode())))):
         path = loras / f"{name}.safetensors"
         _require_inside(loras, path)
         _require_inside(embeddings, embeddings / prompt_name(name))
@@ -146,7 +145,7 @@ def embedding_name(saved: str, token: Token) -> str:
 
     Prompts can hold it, so it is not always the tailoring's own name, see `prompt_name`.
     """
-    return f"{prompt_name(saved)}_{token.name.strip('<>')}"
+    return f"{prompt_name(saved)}_{file_form(token.name)}"
 
 
 def metadata_of(tailoring: Tailoring, name: str) -> dict[str, str]:
@@ -282,7 +281,11 @@ def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Ta
     if not possible:
         raise _refused(path, f"its MagicTailor record is damaged (steps_done is {steps!r})")
     keys = _embedding_keys(path, family, tensors)
-    tokens = tuple(_token(path, name, word, n, keys, tensors) for n, (name, word) in enumerate(named))
+    try:
+        checked_names([name for name, _ in named])
+    except InputError as error:
+        raise _refused(path, f"its MagicTailor record is damaged ({error.message})") from error
+    tokens = tuple(_token(path, name, word, keys, tensors) for name, word in named)
     if not tokens:
         raise _refused(path, "holds no token")
     lora = {key: tensor for key, tensor in tensors.items() if not key.startswith(BUNDLE_PREFIX)}
@@ -305,16 +308,13 @@ def _embedding_keys(path: Path, family: Family, tensors: Mapping[str, Tensor]) -
     return keys
 
 
-def _token(path: Path, name: str, word: str, number: int, keys: list[str], tensors: Mapping[str, Tensor]) -> Token:
-    match = TOKEN.fullmatch(name)
-    if match is None or int(match[1]) != number:
-        raise _refused(path, f"its token {number} is called {name[:40]!r}")
+def _token(path: Path, name: str, word: str, keys: list[str], tensors: Mapping[str, Tensor]) -> Token:
     rows = {}
     for key in keys:
-        row = tensors.get(f"{BUNDLE_PREFIX}{name}.{key}")
-        if row is None or row.ndim != 2 or row.shape[0] != 1 or not _usable(row):
+        vectors = tensors.get(f"{BUNDLE_PREFIX}{name}.{key}")
+        if vectors is None or vectors.ndim != 2 or not len(vectors) or not _usable(vectors):
             raise _refused(path, f"the embedding {name} for {key} is missing or damaged")
-        rows[key] = row[0]
+        rows[key] = vectors
     return Token(name, word, rows)
 
 

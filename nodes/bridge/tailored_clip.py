@@ -6,77 +6,82 @@ from copy import copy
 from comfy.sd import CLIP
 from torch import Tensor
 
+from ...magictailor.errors import InputError
 from ...magictailor.tailoring import Tailoring
 from ...magictailor.tokens import require_tokens, split_at_tokens
 
 
 class TailoredTokenizer:
-    """Stands in for the tokenizer inside the host's: gives a token's embedding where its name stands in the text.
+    """What makes a text encoder's tokenizer of the host read names of tokens, in front of its own class.
 
-    The host's encoders take a tensor in place of a token id. Weights such as `(<v0>:1.2)` are parsed before this is
-    called, so they work as for any other word.
-
-    Args:
-        tokenizer: text -> {"input_ids": [..., end]}; every other attribute is passed on to it.
-        rows: embedding (width,) by token name.
-        start: number of ids before those of the text: 1 for CLIP, 0 for T5.
+    The host reads the names as it reads its own `embedding:name`, so weights, the length of prompts and every
+    other habit of its are the same for both.
     """
 
-    def __init__(self, tokenizer, rows: Mapping[str, Tensor], start: int):
-        self._tokenizer = tokenizer
-        self._rows = dict(rows)
-        self._start = start
+    learned: dict[str, Tensor]  # (V, width) by token name
 
-    @property
-    def token_names(self) -> list[str]:
-        """All names that are known: its own, and those of a tailoring that was put on the CLIP before."""
-        return list(dict.fromkeys([*self._rows, *getattr(self._tokenizer, "token_names", ())]))
-
-    def __call__(self, text: str, **options):
-        """The ids of a text, with embeddings in place of its tokens.
+    def tokenize_with_weights(self, text: str, *args, **kwargs):
+        """The host's tokens of a prompt.
 
         Raises:
             InputError: a token's name is not written as it should; names "text", as stock nodes do.
         """
-        require_tokens(text, self.token_names, "text")
-        pieces = split_at_tokens(text, list(self._rows))
-        if not self._rows.keys() & set(pieces):
-            return self._tokenizer(text, **options)
-        output = dict(self._tokenizer("", **options))
-        ids = output["input_ids"]
-        words = [word for piece in pieces for word in self._words(piece, options)]
-        output["input_ids"] = [*ids[: self._start], *words, ids[-1]]
-        return output
+        names = list(self.learned)
+        require_tokens(text, names, "text")
+        pieces = split_at_tokens(text, names)
+        text = "".join(f" {self.embedding_identifier}{_called(names.index(p))} " if p in names else p for p in pieces)
+        return super().tokenize_with_weights(text, *args, **kwargs)
 
-    def _words(self, piece: str, options):
-        if piece in self._rows:
-            return [self._rows[piece]]
-        return self._tokenizer(piece, **options)["input_ids"][self._start : -1]
+    def _try_get_embedding(self, embedding_name: str):
+        called, *left = embedding_name.split()
+        found = next((row for n, row in enumerate(self.learned.values()) if called == _called(n)), None)
+        return super()._try_get_embedding(embedding_name) if found is None else (found, called, " ".join(left))
 
-    def __getattr__(self, name: str):
-        # copying looks attributes up before __init__ has run
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._tokenizer, name)
+
+def _called(number: int) -> str:
+    """A token in the place of an embedding's name; no file can be called so, and no weight be read in it."""
+    return f"<{number}>"
 
 
 def known_tokens(clip: CLIP) -> list[str]:
     """Names of the tokens that a CLIP knows."""
-    # by text encoder; a tailoring need not have a row for each
-    tokenizers = [getattr(encoder, "tokenizer", None) for encoder in vars(clip.tokenizer).values()]
-    return list(dict.fromkeys(name for tokenizer in tokenizers for name in getattr(tokenizer, "token_names", ())))
+    # by text encoder; a tailoring need not have rows for each
+    return list(dict.fromkeys(name for tokenizer in vars(clip.tokenizer).values() for name in _learned(tokenizer)))
 
 
 def tailored_clip(clip: CLIP, tailoring: Tailoring) -> CLIP:
-    """A copy of a CLIP that knows the tokens; the given one stays as it is."""
+    """A copy of a CLIP that knows the tokens; the given one stays as it is.
+
+    Raises:
+        InputError: it knows other tokens of these names already; names "tailoring".
+    """
     clip = clip.clone()
     clip.tokenizer = copy(clip.tokenizer)
     # where a text encoder is missing, the host has its tokenizer all the same
     for key in tailoring.tokens[0].rows:
-        encoder_tokenizer = copy(getattr(clip.tokenizer, key))
         rows = {token.name: token.rows[key] for token in tailoring.tokens}
-        encoder_tokenizer.tokenizer = TailoredTokenizer(
-            encoder_tokenizer.tokenizer, rows, encoder_tokenizer.tokens_start
-        )
-        setattr(clip.tokenizer, key, encoder_tokenizer)
+        setattr(clip.tokenizer, key, _tailored(getattr(clip.tokenizer, key), rows))
     return clip
+
+
+def _tailored(tokenizer, rows: Mapping[str, Tensor]):
+    known = _learned(tokenizer)
+    taken = [name for name in rows if name in known and not rows[name].equal(known[name])]
+    if taken:
+        raise InputError(
+            "tailoring",
+            f"has {', '.join(taken)}, and so has a tailoring that was put on this CLIP before; give one of them "
+            "a label with Name Tokens",
+        )
+    given = type(tokenizer)
+    tokenizer = copy(tokenizer)
+    if not isinstance(tokenizer, TailoredTokenizer):
+        tokenizer.__class__ = type(f"Tailored{given.__name__}", (TailoredTokenizer, given), {})
+        # without a folder the host does not look for embeddings at all
+        tokenizer.embedding_directory = tokenizer.embedding_directory or []
+    tokenizer.learned = {**known, **rows}
+    return tokenizer
+
+
+def _learned(tokenizer) -> Mapping[str, Tensor]:
+    return tokenizer.learned if isinstance(tokenizer, TailoredTokenizer) else {}

@@ -363,20 +363,6 @@ def test_the_given_clip_does_not_learn_the_tokens(loaded_checkpoint, tailored_cl
     assert all(isinstance(token, int) for token, _ in tokens)
 
 
-def test_two_tailorings_the_later_one_counts(nodes, loaded_checkpoint, tailored_clip, trained):
-    import dataclasses
-
-    tokens = tuple(
-        dataclasses.replace(t, rows={k: torch.full_like(r, 0.5) for k, r in t.rows.items()})
-        for t in trained.tailoring.tokens
-    )
-    other = dataclasses.replace(trained.tailoring, tokens=tokens)
-    with torch.inference_mode():
-        twice = nodes.MagicTailorApply.execute(loaded_checkpoint[0], tailored_clip, other, 1.0).args[1]
-    row = twice.tokenize("<v0>")["l"][0][1][0]
-    assert torch.equal(row, torch.full((768,), 0.5))
-
-
 def test_strength_0_leaves_the_model_as_it_is(host, nodes, loaded_checkpoint, trained):
     with torch.inference_mode():
         model, clip = nodes.MagicTailorApply.execute(*loaded_checkpoint[:2], trained.tailoring, 0.0).args

@@ -57,7 +57,7 @@ def saved(base_dir):
     lora = {f"{LAYER}.lora_{part}.weight": torch.randn(*size, generator=generator)
             for part, size in (("down", (4, 320)), ("up", (320, 4)))}  # fmt: skip
     tokens = tuple(
-        Token(f"<v{number}>", word, {"clip_l": torch.randn(768, generator=generator)})
+        Token(f"<v{number}>", word, {"clip_l": torch.randn(1, 768, generator=generator)})
         for number, word in enumerate(("house", "roof"))
     )
     tailoring = Tailoring("sd1", lora | {f"{LAYER}.alpha": torch.tensor(4.0)}, tokens, None, None)

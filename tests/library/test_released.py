@@ -90,7 +90,7 @@ def test_the_new_rows_become_the_tokens(trained, tmp_path):
     rows = torch.randn(3, WIDTH).half()
     loaded = load_tailoring(write_folder(tmp_path / "x", trained[0], tokens=3, rows=rows))
     assert [(token.name, token.class_word) for token in loaded.tokens] == [("<v0>", ""), ("<v1>", ""), ("<v2>", "")]
-    assert all(torch.equal(t.rows["clip_l"], row.float()) for t, row in zip(loaded.tokens, rows, strict=True))
+    assert all(torch.equal(t.rows["clip_l"], row.float()[None]) for t, row in zip(loaded.tokens, rows, strict=True))
     assert loaded.words == "<v0>, <v1>, <v2>" and loaded.prompt == "<v0> with <v1> and <v2>"
     assert loaded.family_name == "sd1" and loaded.config is None and loaded.finished
 
@@ -127,7 +127,7 @@ def test_the_tokenizer_says_which_rows_are_words(folder, write):
     write(folder / "tokenizer")
     (token,) = load_tailoring(folder).tokens
     table = torch.load(folder / TABLE_FILE, weights_only=True)["weight"]
-    assert torch.equal(token.rows["clip_l"], table[VOCABULARY + 1])
+    assert torch.equal(token.rows["clip_l"], table[VOCABULARY + 1][None])
 
 
 def test_alpha_is_the_rank_unless_the_file_says_otherwise(folder):
