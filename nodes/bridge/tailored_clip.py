@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from copy import copy
 
 from comfy.sd import CLIP
+from comfy.sd1_clip import SDTokenizer
 from torch import Tensor
 
 from ...magictailor.errors import InputError
@@ -11,7 +12,7 @@ from ...magictailor.tailoring import Tailoring
 from ...magictailor.tokens import require_tokens, split_at_tokens
 
 
-class TailoredTokenizer:
+class TailoredTokenizer(SDTokenizer):
     """What makes a text encoder's tokenizer of the host read names of tokens, in front of its own class.
 
     The host reads the names as it reads its own `embedding:name`, so weights, the length of prompts and every
