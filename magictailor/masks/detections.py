@@ -5,6 +5,7 @@ for, written as the user wrote it ("roof", "left eye").
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,9 @@ from ..errors import InputError
 
 # Things in pairs or rows keep more than their best box (MagicTailor, arXiv 2410.13370, and its released program).
 BOXES_OF_NOUN = {"brow": 2, "eyebrow": 2, "eye": 2, "ear": 2, "wheel": 2, "window": 3}
+
+# Chinese and Japanese ones that are not full-width forms of the usual
+_SEPARATORS = str.maketrans("\u3001\u3002", ",.")
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,13 @@ def no_detections(best_score: float = 0.0) -> Detections:
 def split_classes(text: str, field: str) -> tuple[str, ...]:
     """The classes in "house, front door. window": lower case, in order, without repeats; () for a blank text.
 
+    Full-width letters and separators count as the usual ones.
+
     Raises:
         InputError: there is text, but not one letter or digit between its separators.
     """
-    parts = (" ".join(part.lower().split()) for part in re.split(r"[,.;?\n]", text))
+    usual = unicodedata.normalize("NFKC", text).translate(_SEPARATORS)
+    parts = (" ".join(part.lower().split()) for part in re.split(r"[,.;?|\n]", usual))
     classes = tuple(dict.fromkeys(part for part in parts if re.search(r"\w", part)))
     if text.strip() and not classes:
         raise InputError(field, f'"{text.strip()}" holds no word; write what to look for, such as "house, door"')

@@ -24,7 +24,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from ..errors import InputError
 from ..formats.weights_file import kind_of, read_weights
-from .detections import Detections, no_detections
+from .detections import Detections
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,10 @@ def load_grounding_dino(path: str | Path, bert_folder: str | Path, field: str = 
 
 
 def detect(model: Any, image: torch.Tensor, classes: tuple[str, ...], text_threshold: float, field: str) -> Detections:
-    """Every box the detector proposes for the classes, each under the class whose words it matches best.
+    """Every box the detector proposes for each class.
+
+    Each class has a caption of its own: in a common one the classes compete for the detector's queries and for every
+    box, and what is found alone can be lost beside others.
 
     A box's score is that of its best-matching word. Words scoring above `text_threshold` make up its phrase;
     a box without any is left out.
@@ -143,44 +146,41 @@ def detect(model: Any, image: torch.Tensor, classes: tuple[str, ...], text_thres
         field: the input named where the words cannot be used.
 
     Returns:
-        Detections on the CPU, boxes clipped to the image.
+        Detections on the CPU, boxes clipped to the image, class after class.
 
     Raises:
-        InputError: the words are too many, or the vocabulary knows none of their letters.
+        InputError: a class has too many words, or the vocabulary knows none of its letters.
     """
-    device = next(model.parameters()).device
-    words = _token_lists(model, classes, field)
-    caption = " ".join(f"{name} ." for name in classes)
-    with torch.no_grad(), _package_warnings_ignored():
-        output = model(_prepared(image.to(device))[None], captions=[caption])
-    token_scores = output["pred_logits"][0].sigmoid().float().cpu()
-    per_class, start = [], 1  # token 0 is [CLS], and each class is followed by one "."
-    for tokens in words:
-        per_class.append(token_scores[:, start : start + len(tokens)])
-        start += len(tokens) + 1
-    scores, owner = torch.stack([block.max(dim=1).values for block in per_class], dim=1).max(dim=1)
-    rows = torch.nonzero(scores > text_threshold).flatten()
-    if len(rows) == 0:
-        return no_detections(best_score=scores.max().item())
+    words = [_tokens(model, name, field) for name in classes]
+    prepared = _prepared(image.to(next(model.parameters()).device))
+    found = [
+        _detected(model, prepared, name, tokens, text_threshold) for name, tokens in zip(classes, words, strict=True)
+    ]
     height, width = image.shape[-2:]
-    boxes = box_convert(output["pred_boxes"][0].float().cpu(), "cxcywh", "xyxy")
-    boxes = boxes.clamp(0, 1) * torch.tensor([width, height, width, height])
+    boxes = box_convert(torch.cat([each.boxes for each in found]), "cxcywh", "xyxy").clamp(0, 1)
     return Detections(
-        boxes=boxes[rows],
-        scores=scores[rows],
-        classes=tuple(classes[owner[row]] for row in rows.tolist()),
-        phrases=tuple(
-            model.tokenizer.decode(
-                [
-                    token
-                    for token, score in zip(words[owner[row]], per_class[owner[row]][row], strict=True)
-                    if score > text_threshold
-                ]
-            )
-            for row in rows.tolist()
-        ),
-        best_score=scores.max().item(),
+        boxes=boxes * torch.tensor([width, height, width, height]),
+        scores=torch.cat([each.scores for each in found]),
+        classes=tuple(name for each in found for name in each.classes),
+        phrases=tuple(phrase for each in found for phrase in each.phrases),
+        best_score=max(each.best_score for each in found),
     )
+
+
+def _detected(model: Any, image: torch.Tensor, name: str, tokens: list[int], text_threshold: float) -> Detections:
+    """The boxes of one class, cxcywh in shares of the image's sides; image as `_prepared` gives it."""
+    with torch.no_grad(), _package_warnings_ignored():
+        output = model(image[None], captions=[f"{name} ."])
+    # token 0 is [CLS]
+    token_scores = output["pred_logits"][0, :, 1 : 1 + len(tokens)].sigmoid().float().cpu()
+    scores = token_scores.max(dim=1).values
+    rows = torch.nonzero(scores > text_threshold).flatten()
+    phrases = (
+        model.tokenizer.decode([token for token, score in zip(tokens, of_box, strict=True) if score > text_threshold])
+        for of_box in token_scores[rows]
+    )
+    boxes = output["pred_boxes"][0].float().cpu()
+    return Detections(boxes[rows], scores[rows], (name,) * len(rows), tuple(phrases), scores.max().item())
 
 
 def _prepared(image: torch.Tensor) -> torch.Tensor:
@@ -193,16 +193,14 @@ def _prepared(image: torch.Tensor) -> torch.Tensor:
     return (image - mean[:, None, None]) / std[:, None, None]
 
 
-def _token_lists(model: Any, classes: tuple[str, ...], field: str) -> list[list[int]]:
-    """Token ids of each class, in the order in which they stand in the caption."""
-    words = [model.tokenizer(name, add_special_tokens=False)["input_ids"] for name in classes]
-    unknown = model.tokenizer.unk_token_id
-    for name, tokens in zip(classes, words, strict=True):
-        if all(token == unknown for token in tokens):
-            raise InputError(field, f'the detector does not know any letter of "{name}"; use English words')
-    if sum(len(tokens) + 1 for tokens in words) + 2 > model.max_text_len:
+def _tokens(model: Any, name: str, field: str) -> list[int]:
+    """Token ids of a class."""
+    tokens: list[int] = model.tokenizer(name, add_special_tokens=False)["input_ids"]
+    if all(token == model.tokenizer.unk_token_id for token in tokens):
+        raise InputError(field, f'the detector does not know any letter of "{name}"; use English words')
+    if len(tokens) + 3 > model.max_text_len:
         raise InputError(field, f"is too long for the detector, which reads {model.max_text_len} pieces at most")
-    return words
+    return tokens
 
 
 def _settings_for(weights: dict[str, torch.Tensor], file_name: str, field: str) -> SimpleNamespace:

@@ -113,6 +113,9 @@ def test_exclusion_is_concept_and_not_component():
         ("roof, roof", ("roof",)),
         ("", ()),
         ("  \n", ()),
+        ("Front  Door|WINDOWS", ("front door", "windows")),
+        ("房子，门、窗户。", ("房子", "门", "窗户")),
+        ("Ｒｏｏｆ；door", ("roof", "door")),
     ],
 )
 def test_words_are_split_at_commas_and_periods(text, classes):
