@@ -35,7 +35,8 @@ class Tailoring:
 
     Attributes:
         family_name: of the checkpoints it works on.
-        lora: tensors by the keys of the family's `lora_layout`.
+        lora: tensors by the keys of the family's `lora_layout`; another trainer's may have some for text encoders
+            (`lora_te...`), or be empty.
         tokens: the concept's first.
         config: it was trained with; None if another program trained it and did not say.
         steps_done: fewer than config.total_steps if training was stopped; None without a config.
@@ -57,12 +58,14 @@ class Tailoring:
 
     @property
     def rank(self) -> int:
-        """Of the LoRA."""
+        """Of the LoRA; 0 if there is none."""
         return self.family.lora_layout.rank(self.lora)
 
     @property
     def alpha(self) -> float:
         """Of the LoRA; its scale is alpha / rank."""
+        if not self.lora:
+            return 0.0
         layout = self.family.lora_layout
         return layout.scale(self.lora, min(layout.stems(self.lora))) * self.rank
 

@@ -22,8 +22,8 @@ class MagicTailorLoad(io.ComfyNode):
             node_id="MagicTailorLoad",
             display_name=NAME,
             category=CATEGORY,
-            description="Loads a file that Save Tailoring wrote, or a folder that the released MagicTailor program "
-            "wrote, from the loras folder.",
+            description="Loads a file that Save Tailoring wrote, a folder that the released MagicTailor program "
+            "wrote, or another trainer's LoRA with its new words, from the loras folder.",
             search_aliases=["magictailor load", "load lora", "lora"],
             inputs=[
                 io.Combo.Input(

@@ -63,8 +63,8 @@ class LoraLayout:
         return tuple(filter(None, (self.down, self.up, self.alpha)))
 
     def rank(self, lora: Mapping[str, Tensor]) -> int:
-        """Of a stored LoRA."""
-        return next(len(tensor) for key, tensor in lora.items() if key.endswith(self.down))
+        """Of a stored LoRA; 0 if it is empty."""
+        return next((len(tensor) for key, tensor in lora.items() if key.endswith(self.down)), 0)
 
     def scale(self, lora: Mapping[str, Tensor], stem: str) -> float:
         """By which a layer's product of matrices is multiplied: alpha / rank."""

@@ -29,13 +29,16 @@ from ..tailoring import Tailoring, Token
 from ..tokens import checked_names, file_form
 from .file_name import checked_name, prompt_name
 from .new_file import file_words, free_names
+from .other_trainers import BUNDLE_PREFIX, TEXT_LORA, load_foreign
 from .released_program import LORA_FILE, is_released, load_released
-from .weights_file import write_tensors
+from .weights_file import read_weights, write_tensors
 
 RECORD = "magictailor"
 RECORD_VERSION = 1
 UNFINISHED = "magictailor_unfinished"
-BUNDLE_PREFIX = "bundle_emb."
+NOTHING_LEARNED = (
+    "holds no new word, neither of MagicTailor nor of another trainer; an ordinary LoRA goes into Load LoRA"
+)
 
 
 def save_tailoring(tailoring: Tailoring, path: Path, thumbnail: Tensor | None = None) -> None:
@@ -234,7 +237,9 @@ def _date() -> dict[str, str]:
 
 
 def load_tailoring(path: Path) -> Tailoring:
-    """Read a file written by `save_tailoring`, whose tensors come back identical, or what the released program wrote.
+    """Read a file written by `save_tailoring`, whose tensors come back identical, or what other programs wrote.
+
+    These are the released program, and trainers that leave words with a LoRA or alone, see `other_trainers`.
 
     Args:
         path: the file; for the released program its folder, or `pytorch_lora_weights.safetensors` in it.
@@ -244,6 +249,11 @@ def load_tailoring(path: Path) -> Tailoring:
     """
     if is_released(path):
         return load_released(path)
+    if path.is_file() and path.suffix.lower() not in (".safetensors", ".sft"):
+        tailoring = load_foreign(path, read_weights(path, "tailoring"), {})
+        if tailoring is None:
+            raise _refused(path, NOTHING_LEARNED)
+        return tailoring
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -256,7 +266,10 @@ def load_tailoring(path: Path) -> Tailoring:
         return _restored(path, metadata[RECORD], tensors)
     if path.name == LORA_FILE and is_released(path.parent):
         return load_released(path.parent)
-    raise _refused(path, "is not a MagicTailor tailoring")
+    tailoring = load_foreign(path, tensors, metadata)
+    if tailoring is None:
+        raise _refused(path, NOTHING_LEARNED)
+    return tailoring
 
 
 def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Tailoring:
@@ -292,7 +305,7 @@ def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Ta
     bundled = len(tensors) - len(lora)
     if bundled != len(tokens) * len(keys):
         raise _refused(path, f"holds {bundled} embeddings where its record names {len(tokens) * len(keys)}")
-    _check_lora(path, lora, family.lora_layout)
+    _check_lora(path, lora, family.lora_layout, foreign=config is None)
     return Tailoring(family_name, lora, tokens, config, steps)
 
 
@@ -318,10 +331,12 @@ def _token(path: Path, name: str, word: str, keys: list[str], tensors: Mapping[s
     return Token(name, word, rows)
 
 
-def _check_lora(path: Path, lora: Mapping[str, Tensor], layout: LoraLayout) -> None:
+def _check_lora(path: Path, lora: Mapping[str, Tensor], layout: LoraLayout, foreign: bool) -> None:
+    """Refuse a LoRA that is not whole; one from another trainer may be none, or have layers of text encoders."""
     stems = layout.stems(lora)
     expected = {stem + ending for stem in stems for ending in layout.endings}
-    if not stems or set(lora) != expected or not all(stem.startswith(layout.prefix) for stem in stems):
+    prefixes = (layout.prefix, TEXT_LORA) if foreign else (layout.prefix,)
+    if not (stems or foreign) or set(lora) != expected or not all(stem.startswith(prefixes) for stem in stems):
         strange = next(iter(sorted(set(lora) ^ expected)), "no layer")
         raise _refused(path, f"its LoRA is not complete (first: {strange[:80]})")
     for stem in stems:

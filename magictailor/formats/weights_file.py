@@ -29,8 +29,8 @@ _KINDS = (
 def read_weights(path: str | Path, field: str) -> dict[str, torch.Tensor]:
     """The tensors in a .safetensors file or a torch checkpoint, by name, on the CPU.
 
-    A dict below "model" or "state_dict" is unpacked, a "module." prefix removed. Nothing but tensors and plain
-    containers is ever unpickled (torch.load, weights_only=True).
+    A dict below "model", "state_dict" or "string_to_param" is unpacked, a "module." prefix removed. Nothing but tensors
+    and plain containers is ever unpickled (torch.load, weights_only=True).
 
     Raises:
         InputError: naming `field`: the file is missing, damaged, or holds no tensors.
@@ -56,7 +56,7 @@ def read_weights(path: str | Path, field: str) -> dict[str, torch.Tensor]:
             field,
             f"{path.name} cannot be read as model weights; it may be damaged or half downloaded; download it again",
         ) from error
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "string_to_param"):
         inner = content.get(key) if isinstance(content, dict) else None
         if isinstance(inner, dict):
             content = inner

@@ -1,6 +1,7 @@
 """Where the host's own network looks for the words of a prompt."""
 
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
+from functools import partial
 
 import comfy.sample
 import comfy.samplers
@@ -14,6 +15,13 @@ from ...magictailor.backbones.stable_diffusion_3 import TransformerFamily, trans
 from ...magictailor.tokens import positions_of
 from .backbones import family_of_model, text_encoders_of
 
+# what looks more than once, or at more than the prompt
+GUIDANCE = (
+    "sampler_cfg_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+    "disable_cfg1_optimization",
+)
 CLIP_ENCODERS = ("clip_l", "clip_h", "clip_g")
 
 
@@ -26,6 +34,8 @@ def attention(
         columns: positions of each word in the prompt.
     """
     model = model.clone()
+    for guidance in GUIDANCE:
+        model.model_options.pop(guidance, None)
     watch = (_watch_joint if isinstance(family_of_model(model), TransformerFamily) else _watch_cross)(
         model, latents, columns
     )
@@ -71,8 +81,11 @@ def positions(clip, prompt: str, word: str) -> list[int]:
 
 def _watch_cross(model, latents: Tensor, columns: Sequence[Sequence[int]]) -> "_CrossWatch":
     watch = _CrossWatch(columns)
-    for name, number in unet_shape.watched_blocks(model.model.diffusion_model.state_dict()):
-        model.set_model_attn2_replace(watch, name, number)
+    given = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    for block in unet_shape.watched_blocks(model.model.diffusion_model.state_dict()):
+        # of a block, or of one transformer in it, which comes first
+        for place in {block, *(place for place in given if place[:2] == block)}:
+            model.set_model_attn2_replace(partial(watch, given.get(place, given.get(block, _attend))), *place)
     return watch
 
 
@@ -81,12 +94,14 @@ def _watch_joint(model, latents: Tensor, columns: Sequence[Sequence[int]]) -> "_
     height, width = (-(-side // network.patch_size) for side in latents.shape[-2:])
     blocks = transformer_shape.watched_blocks(len(network.joint_blocks))
     watch = _JointWatch(columns, height * width, blocks)
-    model.model_options["transformer_options"]["optimized_attention_override"] = watch
+    options = model.model_options["transformer_options"]
+    given = options.get("optimized_attention_override")
+    options["optimized_attention_override"] = partial(watch, given or _unchanged)
     return watch
 
 
 class _CrossWatch:
-    """Replaces the cross-attention of the host's U-Net by the same, and keeps what some words get.
+    """Stands before the cross-attention of the host's U-Net, and keeps what some words get.
 
     Args:
         columns: positions of each word in the prompt.
@@ -96,11 +111,9 @@ class _CrossWatch:
         self.columns = columns
         self.collected: list[Tensor] = []  # (B, words, N)
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, options: dict) -> Tensor:
+    def __call__(self, attend: Callable, query: Tensor, key: Tensor, value: Tensor, options: dict) -> Tensor:
         self.collected.append(self._shares(query, key, options["n_heads"]))
-        return optimized_attention(
-            query, key, value, options["n_heads"], attn_precision=options["attn_precision"], transformer_options=options
-        )
+        return attend(query, key, value, options)
 
     def _shares(self, query: Tensor, key: Tensor, heads: int) -> Tensor:
         query, key = (_by_head(states, heads) for states in (query, key))
@@ -126,19 +139,32 @@ class _JointWatch:
         self.block = 0
         self.collected: list[Tensor] = []  # (B, words, N)
 
-    def __call__(self, attend, query: Tensor, key: Tensor, value: Tensor, heads: int, *more, **options) -> Tensor:
+    def __call__(
+        self, given, attend, query: Tensor, key: Tensor, value: Tensor, heads: int, *more, **options
+    ) -> Tensor:
         text = query.shape[1] - self.positions
         # a second attention is among image positions alone
         if text > 0:
             if self.block in self.blocks:
                 self.collected.append(self._shares(query[:, text:], key, heads))
             self.block += 1
-        return attend(query, key, value, heads, *more, **options)
+        return given(attend, query, key, value, heads, *more, **options)
 
     def _shares(self, query: Tensor, key: Tensor, heads: int) -> Tensor:
         query, key = (_by_head(states, heads) for states in (query, key))
         places = (torch.tensor([word] * len(query), device=query.device) for word in self.columns)
         return torch.stack([attend_and_share(query, key, key, columns)[1] for columns in places], dim=1)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Tensor:
+    """The cross-attention of a block that nothing replaces."""
+    return optimized_attention(
+        query, key, value, options["n_heads"], attn_precision=options["attn_precision"], transformer_options=options
+    )
+
+
+def _unchanged(attend, *arguments, **options) -> Tensor:
+    return attend(*arguments, **options)
 
 
 def _by_head(states: Tensor, heads: int) -> Tensor:

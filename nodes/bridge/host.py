@@ -51,10 +51,11 @@ def progress_bar(total: int) -> ProgressBar:
 
 
 def show_text(text: str) -> None:
-    """Write a few words on the node that is running; does nothing outside a server."""
+    """Write a few words on the node that is running, for the client that queued it; without one, nowhere."""
     server, running = getattr(PromptServer, "instance", None), get_executing_context()
-    if server is not None and running is not None:
-        server.send_progress_text(text, running.node_id)
+    # no client's name would mean every client
+    if server is not None and running is not None and server.client_id is not None:
+        server.send_progress_text(text, running.node_id, server.client_id)
 
 
 @contextmanager

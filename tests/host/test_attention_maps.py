@@ -2,6 +2,7 @@
 
 import importlib
 import types
+from functools import partial
 
 import pytest
 import torch
@@ -28,14 +29,19 @@ def trained(nodes, library, loaded_checkpoint, taesd, rendered_pair):
 
 
 @pytest.fixture
-def heat_maps(nodes, loaded_checkpoint, taesd, trained):
-    def draw(image, prompt=PROMPT, words="", noise_level=TIMESTEP / 999, seed=3):
+def heat_maps_of(nodes, loaded_checkpoint, taesd, trained):
+    def draw(model, image, prompt=PROMPT, words="", noise_level=TIMESTEP / 999, seed=3):
         with torch.inference_mode():
             return nodes.MagicTailorAttentionMaps.execute(
-                *loaded_checkpoint[:2], taesd, trained.tailoring, image, prompt, words, noise_level, seed
+                model, loaded_checkpoint[1], taesd, trained.tailoring, image, prompt, words, noise_level, seed
             ).args[0]
 
     return draw
+
+
+@pytest.fixture
+def heat_maps(heat_maps_of, loaded_checkpoint):
+    return partial(heat_maps_of, loaded_checkpoint[0])
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +117,34 @@ def test_the_given_model_is_not_patched(heat_maps, loaded_checkpoint, picture):
 def test_what_cannot_be_drawn_is_said(heat_maps, picture, inputs, message):
     with pytest.raises(ValueError, match=f"^MagicTailor Attention Maps, {message}"):
         heat_maps(picture, **inputs)
+
+
+def test_a_model_with_guidance_of_its_own_is_looked_at_once(heat_maps_of, loaded_checkpoint, picture):
+    from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+    from comfy_extras.nodes_sag import SelfAttentionGuidance
+
+    with torch.inference_mode():
+        guided = SelfAttentionGuidance.execute(loaded_checkpoint[0], 0.5, 2.0).args[0]
+        guided = PerturbedAttentionGuidance.execute(guided, 3.0).args[0]
+    assert torch.equal(heat_maps_of(guided, picture), heat_maps_of(loaded_checkpoint[0], picture))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["of blocks", "of their transformers"])
+def test_patches_of_the_attention_stay_and_are_looked_past(heat_maps_of, loaded_checkpoint, picture, whole):
+    """As adapters that look at pictures have them: each layer's attention on the prompt, and something more."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    called = []
+
+    def adapter(query, key, value, options):
+        called.append(options["block"])
+        return optimized_attention(query, key, value, options["n_heads"]) + strength * query
+
+    patched = loaded_checkpoint[0].clone()
+    for block in (("input", 4), ("input", 5), ("output", 3), ("output", 7), ("output", 8), ("middle", 0), ("input", 8)):
+        patched.set_model_attn2_replace(adapter, *block, *([] if whole else [0]))
+    strength = 0.0
+    plain = heat_maps_of(loaded_checkpoint[0], picture)
+    assert torch.equal(heat_maps_of(patched, picture), plain) and called
+    strength = 0.5
+    assert not torch.equal(heat_maps_of(patched, picture), plain)

@@ -155,7 +155,7 @@ def test_nothing_but_tensors_is_unpickled(folder):
 
 def test_without_its_table_it_is_an_ordinary_lora(folder):
     (folder / TABLE_FILE).unlink()
-    with pytest.raises(InputError, match="is not a MagicTailor tailoring"):
+    with pytest.raises(InputError, match="holds no new word"):
         load_tailoring(folder / LORA_FILE)
 
 
