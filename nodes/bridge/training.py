@@ -12,6 +12,7 @@ from ...magictailor.backbones.precision import precision_for
 from ...magictailor.config import CONTINUE, TailorConfig
 from ...magictailor.fingerprints import of_checkpoint
 from ...magictailor.reference import Reference
+from ...magictailor.report.sheet import reference_names
 from ...magictailor.runs import Keeper, Plan, Run, Runs, plan_of
 from ...magictailor.sampling import Sketcher
 from ...magictailor.training import Training, TrainingDiverged, TrainingResult
@@ -67,6 +68,7 @@ def trained(
         InputError: MODEL, CLIP, VAE, a reference, the preview's prompt or the folder of runs cannot be used.
         RuntimeError: the numbers were no longer finite, or memory ran out; says where what was learned before is.
     """
+    host.show_text(learned(references))
     host.free_memory()
     with host.outside_inference_mode():
         weights, device = checkpoint_weights(model, clip, vae), host.torch_device()
@@ -78,6 +80,12 @@ def trained(
         )
     loss_map = {"loss": [step.loss for step in result.history]}
     return io.NodeOutput(result.tailoring, dict(result.tailoring.lora), loss_map, image_from_pil(report))
+
+
+def learned(references: Sequence[Reference]) -> str:
+    """What a training is about, for whoever has lost an input on the way through a subgraph."""
+    count = len(references) - 1
+    return f"{count} component{'' if count == 1 else 's'}: {', '.join(reference_names(references))}"
 
 
 def _from_disk(run: Run, plan: Plan, preview: Preview) -> tuple[TrainingResult, Image.Image] | None:
@@ -111,7 +119,7 @@ def _trained(
     )
     training = Training(trained, references, config)
     run.restore(training)
-    note = "\n".join(filter(None, (run.note, preview.note)))
+    note = "\n".join(filter(None, (learned(references), run.note, preview.note)))
     view = LiveView(training, references, sketcher, preview.prompt, preview.every, note)
     keeper = None
     try:
