@@ -24,7 +24,6 @@ BUNDLE_PREFIX = "bundle_emb."
 BESIDE = "_emb"
 
 TEXT_LORA = "lora_te"  # lora_te_, lora_te1_, lora_te2_
-_LORA = ("lora_unet_", TEXT_LORA)
 _ENCODERS = {"clip_l": "clip_l", "clip_g": "clip_g", "clip_h": "clip_h", "t5": "t5xxl", "t5xxl": "t5xxl"}
 _WIDTHS = {"clip_l": 768, "clip_g": 1280, "clip_h": 1024, "t5xxl": 4096}
 # of the one encoder that a checkpoint has
@@ -45,7 +44,8 @@ def load_foreign(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         InputError: the words or the LoRA are of no family here, or damaged; names "tailoring".
     """
     words = _bundled(tensors)
-    lora = {key: tensor for key, tensor in tensors.items() if key.startswith(_LORA)}
+    prefixes = (TEXT_LORA, *(family.lora_layout.prefix for family in registered()))
+    lora = {key: tensor for key, tensor in tensors.items() if key.startswith(prefixes)}
     beside = next((file for file in _beside(path) if file.is_file()), None)
     if not words and lora and beside is not None:
         words = {path.stem: read_weights(beside, "tailoring")}
@@ -150,7 +150,8 @@ def _complete(path: Path, lora: Mapping[str, Tensor], family: Family) -> dict[st
     for stem in stems:
         if stem + layout.down not in lora or stem + layout.up not in lora:
             raise _refused(path, f"has half a LoRA for {stem}")
-        complete.setdefault(stem + layout.alpha, torch.tensor(float(len(lora[stem + layout.down]))))
+        if layout.alpha:
+            complete.setdefault(stem + layout.alpha, torch.tensor(float(len(lora[stem + layout.down]))))
     if not all(torch.isfinite(tensor).all() for tensor in complete.values()):
         raise _refused(path, "its LoRA holds values that are not finite numbers")
     return complete

@@ -108,7 +108,7 @@ def test_an_old_embedding_of_a1111_is_read_without_its_program(tmp_path):
         ({"bundle_emb.ab.emb_params": CLIP_L * torch.nan}, "not of finite numbers"),
         ({"bundle_emb.ab.emb_params": CLIP_L, f"{UNET}.hada_w1_a": torch.rand(2, 2)}, "not of an ordinary LoRA"),
         ({"bundle_emb.ab.emb_params": CLIP_L, f"{UNET}.lora_up.weight": torch.rand(2, 2)}, "half a LoRA"),
-        ({"bundle_emb.ab.emb_params": CLIP_L, "transformer.x.lora_A.weight": torch.rand(2, 2)}, "would be lost"),
+        ({"bundle_emb.ab.emb_params": CLIP_L, "lycoris_x.weight": torch.rand(2, 2)}, "would be lost"),
         ({"first": CLIP_L, "second": CLIP_L}, "holds no new word"),
     ],
 )
