@@ -124,7 +124,7 @@ def _named(path: Path, name: str, rows: Mapping[str, Tensor], family: Family) ->
 
 def _names(given: Mapping[str, object]) -> dict[str, str]:
     """Names that prompts can hold, by the given ones."""
-    names = {}
+    names: dict[str, str] = {}
     for number, name in enumerate(given):
         bracketed = name.startswith("<") and name.endswith(">")
         bare = re.sub(r"[^\w-]+", "_", name.strip("<>")).strip("_")[: LONGEST_NAME - 2]
