@@ -15,7 +15,6 @@ from .bridge.errors import artist_errors, described
 from .bridge.socket_types import CATEGORY, Reference
 
 NAME = "Load MagicTailor Pair"
-# not "examples": the host would serve that folder in place of workflows/ as the templates
 EXAMPLES = Path(__file__).parents[1] / "example_pairs"
 EXAMPLE_PREFIX = "example: "
 MASKS_REMEDY = {"folder": "or make them with GroundedSAM Masks and put them together in MagicTailor Reference"}
@@ -150,9 +149,10 @@ def _files(located: Path) -> list[Path]:
 
 
 def _is_connected(hidden: io.HiddenHolder | None, output: int) -> bool:
-    """Whether a node of the queued graph uses an output of this one."""
+    """Whether a node of the queued graph uses an output of this one, other than when this one is bypassed."""
     nodes = (hidden and hidden.prompt or {}).values()
-    links = [value for node in nodes for value in node["inputs"].values() if is_link(value)]
+    inputs = [item for node in nodes for item in node["inputs"].items()]
+    links = [value for name, value in inputs if is_link(value) and name != "otherwise"]
     return hidden is not None and [hidden.unique_id, output] in links
 
 

@@ -1,4 +1,4 @@
-"""Writes workflows/*.json and their thumbnails: the real frontend turns each canvas of `shipped_workflows` into a file.
+"""Writes example_workflows/*.json and thumbnails: the real frontend turns each canvas of `shipped_workflows` into one.
 
 Run as `python -m tools.build_workflows` after a node's inputs have changed; the result is committed. A workflow's
 thumbnail is a picture of its canvas, or the picture of a run when a folder of those is given.
@@ -19,7 +19,7 @@ from .input_pictures import write_input_pictures
 from .shipped_workflows import CANVASES, CHECKPOINT, CONTROLNET, SAM3_CHECKPOINT, STYLE_LORA, TAILORING, UPSCALER
 from .workflow import Frontend, check_layout
 
-WORKFLOWS = PACK_ROOT / "workflows"
+WORKFLOWS = PACK_ROOT / "example_workflows"
 THUMBNAIL_SIZE = (640, 400)
 # only their names are needed, so that the canvas does not mark them as missing
 LISTED_FILES = (

@@ -104,7 +104,7 @@ def test_the_first_two_run_one_after_the_other_and_draw_the_same(frontend, serve
         graph = override(frontend.api_graph(written(name)), SMALL | {"MagicTailorLoadPair": {"folder": short_pair}})
         entry = server.run(graph, timeout=1200)
         pictures += saved_pictures(server, entry)
-        if name == "tailor_concept_and_component":
+        if name == "01_tailor_concept_and_component":
             shown = {graph[node]["class_type"]: output for node, output in entry["outputs"].items()}
             assert shown["LossGraphNode"]["images"]
             assert "my_tailoring.safetensors" in shown["MagicTailorSave"]["text"][0]
@@ -169,7 +169,7 @@ def run(server, opened):
 @pytest.fixture(scope="module")
 def two_components(opened, run):
     """The run of the workflow that trains one concept with two components; saves what the others draw with."""
-    return run(override(opened("tailor_two_components"), {"MagicTailorSave": {"name": TAILORING}}))
+    return run(override(opened("03_tailor_two_components"), {"MagicTailorSave": {"name": TAILORING}}))
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_two_components_are_learned_saved_and_drawn(two_components, opened, run,
         assert (base_dir / "models" / "embeddings" / f"{TAILORING}_v{number}.safetensors").is_file()
     # drawn by the nodes that draw what is saved: the same picture, and another one without the second component
     graph = override(
-        opened("draw_component_alone"),
+        opened("06_draw_component_alone"),
         {"MagicTailorSampler": {"prompt": "<v0> with <v1> and <v2>", "negative_prompt": ""}},
     )
     assert np.array_equal(run(graph).pictures[0], two_components.pictures[0])
@@ -234,7 +234,7 @@ def test_two_components_are_learned_saved_and_drawn(two_components, opened, run,
 
 
 def test_masks_are_what_was_painted(drawn, inputs):
-    shown = drawn("tailor_with_painted_masks").shown
+    shown = drawn("04_tailor_with_painted_masks").shown
     for name in ("concept", "component"):
         painted = [input_picture(inputs, f"{name}_{number}.png") for number in (1, 2)]
         expected = shown_as_learned(*zip(*painted, strict=True))
@@ -246,7 +246,7 @@ def test_masks_are_what_was_painted(drawn, inputs):
 
 def test_sam3_masks_are_swapped_where_painted_and_leave_the_component_out(opened, run, inputs):
     """SAM 3 has no small version: stock nodes that give a mask for each picture stand in for it."""
-    graph = override(opened("tailor_with_sam3_masks"), {})
+    graph = override(opened("05_tailor_with_sam3_masks"), {})
     channels = {"Find the concept": "red", "Find the component on it": "blue", "Find the component": "red"}
     for title, channel in channels.items():
         node = graph[node_id(graph, title)]
@@ -271,8 +271,8 @@ def test_sam3_masks_are_swapped_where_painted_and_leave_the_component_out(opened
 
 
 def test_the_component_is_drawn_alone(drawn, opened, run):
-    graph = opened("draw_component_alone")
-    (alone,) = drawn("draw_component_alone").pictures
+    graph = opened("06_draw_component_alone")
+    (alone,) = drawn("06_draw_component_alone").pictures
     (prompt,) = [n["inputs"]["prompt"] for n in graph.values() if n["class_type"] == "MagicTailorSampler"]
     assert "<v1>" in prompt and "<v0>" not in prompt
     for other in (prompt.replace("<v1>", "<v0>"), prompt.replace("<v1>", "roof")):
@@ -280,21 +280,25 @@ def test_the_component_is_drawn_alone(drawn, opened, run):
 
 
 def test_a_style_lora_is_added_to_the_tailoring(drawn, opened, run):
-    graph = opened("draw_with_style_lora")
+    graph = opened("07_draw_with_style_lora")
     off = override(graph, {"LoraLoader": {"strength_model": 0.0, "strength_clip": 0.0}})
     without = rewired(graph, "Tailored Sampler", {"model": ("Load Checkpoint", 0), "clip": ("Load Checkpoint", 1)})
-    (styled,), (switched_off,), (plain,) = (r.pictures for r in (drawn("draw_with_style_lora"), run(off), run(without)))
+    (styled,), (switched_off,), (plain,) = (
+        r.pictures for r in (drawn("07_draw_with_style_lora"), run(off), run(without))
+    )
     assert np.array_equal(switched_off, plain)
     assert difference(styled, plain) > 1
 
 
 def test_a_controlnet_shapes_the_picture(drawn, opened, run):
-    graph = opened("draw_with_controlnet")
+    graph = opened("08_draw_with_controlnet")
     off = override(graph, {"ControlNetApplyAdvanced": {"strength": 0.0}})
     without = rewired(graph, "KSampler", {"positive": ("Prompt", 0), "negative": ("Negative prompt", 0)})
     other = override(graph, {"LoadImage": {"image": "concept_1.png"}})
     untailored = override(graph, {"MagicTailorApply": {"strength": 0.0}})
-    (shaped,), (switched_off,), (plain,) = (r.pictures for r in (drawn("draw_with_controlnet"), run(off), run(without)))
+    (shaped,), (switched_off,), (plain,) = (
+        r.pictures for r in (drawn("08_draw_with_controlnet"), run(off), run(without))
+    )
     assert np.array_equal(switched_off, plain)
     assert difference(shaped, plain) > 1
     for changed in (other, untailored):
@@ -302,9 +306,9 @@ def test_a_controlnet_shapes_the_picture(drawn, opened, run):
 
 
 def test_second_passes_enlarge_what_the_first_one_drew(drawn, opened, run):
-    result = drawn("draw_larger")
+    result = drawn("09_draw_larger")
     (first,) = result.shown["First pass"]
-    (other,) = run(override(opened("draw_larger"), {"MagicTailorSampler": {"seed": 1}})).shown["First pass"]
+    (other,) = run(override(opened("09_draw_larger"), {"MagicTailorSampler": {"seed": 1}})).shown["First pass"]
     assert first.shape == (64, 64, 3)
     assert len(result.pictures) == 2 and not np.array_equal(*result.pictures)
     for larger in result.pictures:
@@ -314,10 +318,10 @@ def test_second_passes_enlarge_what_the_first_one_drew(drawn, opened, run):
 
 def test_a_picture_is_redrawn_as_much_as_denoise_says(drawn, opened, run, inputs):
     picture, _ = input_picture(inputs, "example.png")
-    graph = opened("redraw_picture")
+    graph = opened("10_redraw_picture")
     pictures = [
         run(override(graph, {"MagicTailorSampler": {"denoise": 0.2}})).pictures[0],
-        drawn("redraw_picture").pictures[0],
+        drawn("10_redraw_picture").pictures[0],
         run(override(graph, {"MagicTailorSampler": {"denoise": 1.0}})).pictures[0],
     ]
     changed = [difference(drawn_over, picture) for drawn_over in pictures]
@@ -326,7 +330,7 @@ def test_a_picture_is_redrawn_as_much_as_denoise_says(drawn, opened, run, inputs
 
 def test_inpainting_leaves_everything_outside_the_painted_place(drawn, inputs):
     picture, painted = input_picture(inputs, "example.png")
-    (inpainted,) = drawn("inpaint_component").pictures
+    (inpainted,) = drawn("11_inpaint_component").pictures
     outside = painted == 0
     assert 0.5 < outside.mean() < 0.95
     assert np.array_equal(inpainted[outside], picture[outside])
@@ -334,8 +338,8 @@ def test_inpainting_leaves_everything_outside_the_painted_place(drawn, inputs):
 
 
 def test_before_and_after_differ_by_the_tailoring_alone(drawn, opened, run):
-    graph = opened("compare_before_and_after")
-    result = drawn("compare_before_and_after")
+    graph = opened("12_compare_before_and_after")
+    result = drawn("12_compare_before_and_after")
     before, after = np.split(result.pictures[0], 2, axis=1)
     assert np.array_equal(before, result.shown["Before"][0]) and np.array_equal(after, result.shown["After"][0])
     assert not np.array_equal(before, after)
