@@ -21,6 +21,8 @@ from .workflow import Frontend, check_layout
 
 WORKFLOWS = PACK_ROOT / "example_workflows"
 THUMBNAIL_SIZE = (640, 400)
+# where a workflow opens: its first groups, large enough to read
+FIRST_VIEW = {"scale": 0.8, "offset": [80, 80]}
 # only their names are needed, so that the canvas does not mark them as missing
 LISTED_FILES = (
     f"checkpoints/{CHECKPOINT}",
@@ -39,6 +41,7 @@ def write_workflows(frontend: Frontend, names: list[str], screenshots: pathlib.P
     """Write the workflow files of `names`, a picture of each canvas into `screenshots`, and print what overlaps."""
     for name in names:
         workflow = frontend.evaluate(MAKE_GRAPH, CANVASES[name]().as_dict())
+        workflow["extra"]["ds"] = FIRST_VIEW
         path = WORKFLOWS / f"{name}.json"
         path.write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         frontend.load(path)

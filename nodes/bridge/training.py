@@ -29,7 +29,7 @@ class Preview:
     Attributes:
         every: steps from one sample to the next; 0 draws none.
         prompt: what the samples show.
-        steps: DDIM steps of each.
+        steps: sampling steps of each.
         note: what stands below the progress.
     """
 

@@ -14,6 +14,9 @@ from magictailor.masks.overlay import overlay
 from magictailor.pictures import prepare
 from magictailor.reference import Reference
 from tools.build_workflows import CANVASES, THUMBNAIL_SIZE, WORKFLOWS
+from tools.comfyui import PACK_ROOT
+from tools.public_models import MODELS
+from tools.shipped_workflows import UPSCALER
 from tools.small_runs import override, small_overrides
 from tools.style_lora import make_style_lora
 from tools.workflow import check_layout
@@ -88,6 +91,37 @@ def test_its_training_seed_stays_fixed(frontend, name):
         assert "fixed" in values and "randomize" not in values
 
 
+FIRST, SECOND = SHIPPED[:2]
+MASKS_FROM_WORDS = {"MagicTailorGroundedSAMLoader", "MagicTailorGroundedSAM", "MagicTailorReference"}
+# clicks the title of the group that is switched off, as it stands on the screen
+GROUP_TITLE = """() => {
+    const {canvas, graph} = window.app, group = graph._groups.find(group => group.title.includes("off"));
+    const [x, y] = canvas.ds.convertOffsetToCanvas([group.pos[0] + 60, group.pos[1] + 12]);
+    const {left, top} = canvas.canvas.getBoundingClientRect();
+    return [left + x, top + y];
+}"""
+
+
+def class_types(graph):
+    return {node["class_type"] for node in graph.values()}
+
+
+def test_the_first_two_run_one_after_the_other_and_draw_the_same(frontend, server, base_dir):
+    pictures = []
+    for name in (FIRST, SECOND):
+        graph = override(frontend.api_graph(written(name)), SMALL)
+        assert not class_types(graph) & MASKS_FROM_WORDS
+        entry = server.run(graph, timeout=1200)
+        pictures += saved_pictures(server, entry)
+        if name == FIRST:
+            shown = {graph[node]["class_type"]: output for node, output in entry["outputs"].items()}
+            assert shown["LossGraphNode"]["images"]
+            assert "my_tailoring.safetensors" in shown["MagicTailorSave"]["text"][0]
+    assert (base_dir / "models" / "loras" / "my_tailoring.safetensors").is_file()
+    first, second = pictures
+    assert np.array_equal(first, second)
+
+
 @pytest.fixture(scope="module")
 def short_pair(base_dir, rendered_pair):
     """A folder with one picture of each and no masks: Grounding DINO takes its time over a picture."""
@@ -98,21 +132,61 @@ def short_pair(base_dir, rendered_pair):
     return folder.name
 
 
-def test_the_first_two_run_one_after_the_other_and_draw_the_same(frontend, server, base_dir, short_pair):
-    pictures = []
-    for name in SHIPPED[:2]:
-        graph = override(frontend.api_graph(written(name)), SMALL | {"MagicTailorLoadPair": {"folder": short_pair}})
-        entry = server.run(graph, timeout=1200)
-        pictures += saved_pictures(server, entry)
-        if name == "01_tailor_concept_and_component":
-            shown = {graph[node]["class_type"]: output for node, output in entry["outputs"].items()}
-            assert shown["LossGraphNode"]["images"]
-            assert "my_tailoring.safetensors" in shown["MagicTailorSave"]["text"][0]
-            previews = [o["images"] for n, o in entry["outputs"].items() if graph[n]["class_type"] == "PreviewImage"]
-            assert sorted(len(images) for images in previews) == [1] * 5
-    assert (base_dir / "models" / "loras" / "my_tailoring.safetensors").is_file()
-    first, second = pictures
-    assert np.array_equal(first, second)
+def test_one_click_and_one_key_switch_to_masks_from_words(frontend, server, short_pair):
+    frontend.load(written(FIRST))
+    x, y = frontend.evaluate(GROUP_TITLE)
+
+    def switch(page):
+        page.mouse.click(x, y)
+        page.keyboard.press("Control+b")
+        page.wait_for_timeout(500)
+
+    frontend.on_page(switch)
+    graph = frontend.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert class_types(graph) >= MASKS_FROM_WORDS
+    (train,) = (node for node in graph.values() if node["class_type"] == "MagicTailorTrainV2")
+    assert graph[train["inputs"]["concept"][0]]["class_type"] == "MagicTailorReference"
+    # without the training, which other tests run
+    masks = {key: node for key, node in graph.items() if node["class_type"].startswith("MagicTailor")}
+    masks = {
+        key: node for key, node in masks.items() if node["class_type"] in MASKS_FROM_WORDS | {"MagicTailorLoadPair"}
+    }
+    previews = {
+        k: n for k, n in graph.items() if n["class_type"] == "PreviewImage" and n["inputs"]["images"][0] in masks
+    }
+    folder = {"MagicTailorLoadPair": {"folder": short_pair}}
+    entry = server.run(override(masks | previews, SMALL | folder), timeout=1200)
+    assert [len(output["images"]) for output in entry["outputs"].values() if "images" in output] == [1] * 4
+
+
+def test_a_workflow_opens_where_it_begins_and_large_enough_to_read(frontend):
+    frontend.load(written(FIRST))
+    scale, left, top = frontend.evaluate(
+        "() => { const {ds} = window.app.canvas; return [ds.scale, ...ds.convertOffsetToCanvas([0, 0])]; }"
+    )
+    assert scale >= 0.75
+    assert 0 <= left < 400 and 0 <= top < 400
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_model_it_names_has_an_address_that_the_frontend_offers(name):
+    for node in written(name)["nodes"]:
+        named = {value for value in node.get("widgets_values", []) if str(value) in MODELS}
+        offered = {model["name"]: model for model in node["properties"].get("models", [])}
+        assert named == offered.keys(), node["type"]
+        for model in offered.values():
+            known = MODELS[model["name"]]
+            assert (model["url"], model["directory"]) == (known.url, known.folder)
+            # others the frontend shows, but does not fetch
+            assert model["url"].startswith("https://huggingface.co/") or model["name"] == UPSCALER
+
+
+@pytest.mark.parametrize("page", ["README.md", "web/docs/MagicTailorGroundedSAMLoader.md"])
+def test_pages_name_the_addresses_and_sizes_of_the_mask_models(page):
+    text = (PACK_ROOT / page).read_text(encoding="utf-8")
+    for model in MODELS.values():
+        if model.folder in ("grounding-dino", "sams", "bert-base-uncased"):
+            assert f"[{model.name}]({model.url}) ({model.size})" in text
 
 
 # --- the other ones start from one small tailoring of three tokens
