@@ -95,7 +95,7 @@ class Canvas:
     def group(self, title: str, color: str, bypassed: bool = False) -> None:
         """Begin a group to the right of all others; what is added next goes into its first column.
 
-        The nodes of a bypassed one do nothing until somebody selects the group and presses Ctrl+B.
+        The nodes of a bypassed one do nothing until somebody sets them to Always, in the menu of the group's title.
         """
         mode = BYPASSED if bypassed else ALWAYS
         self.groups.append({"title": title, "color": color, "mode": mode, "columns": [{"nodes": []}]})

@@ -41,7 +41,9 @@ def tailor_concept_and_component() -> Canvas:
     canvas.node("checkpoint", "CheckpointLoaderSimple", 400, ckpt_name=CHECKPOINT)
     canvas.node("pair", "MagicTailorLoadPair", 400, folder="example: house_a+roof_a")
 
-    canvas.group("Masks from words: off. Click here and press Ctrl+B to switch them on", BLUE, bypassed=True)
+    canvas.group(
+        "Masks from words: off. Right-click here, Set Group Nodes to Always, to switch on", BLUE, bypassed=True
+    )
     canvas.note(
         "masks",
         "Masks from words",

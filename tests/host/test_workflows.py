@@ -132,14 +132,14 @@ def short_pair(base_dir, rendered_pair):
     return folder.name
 
 
-def test_one_click_and_one_key_switch_to_masks_from_words(frontend, server, short_pair):
+def test_one_entry_of_a_menu_switches_to_masks_from_words(frontend, server, short_pair):
     frontend.load(written(FIRST))
     x, y = frontend.evaluate(GROUP_TITLE)
 
     def switch(page):
-        page.mouse.click(x, y)
-        page.keyboard.press("Control+b")
-        page.wait_for_timeout(500)
+        page.mouse.click(x, y, button="right")
+        page.get_by_text("Set Group Nodes to Always").click()
+        page.wait_for_function("() => window.app.graph._nodes.every(node => node.mode === 0)")
 
     frontend.on_page(switch)
     graph = frontend.evaluate("async () => (await window.app.graphToPrompt()).output")
