@@ -20,6 +20,7 @@ from .backbones import checkpoint_weights
 from .convert import image_from_pil, image_to_library
 from .live_view import LiveView
 from .output_folders import loras_folder, runs_folder
+from .socket_types import WithoutMasks
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,12 @@ def trained(
 
     Raises:
         InputError: MODEL, CLIP, VAE, a reference, the preview's prompt or the folder of runs cannot be used.
-        RuntimeError: the numbers were no longer finite, or memory ran out; says where what was learned before is.
+        RuntimeError: a reference has no masks, the numbers were no longer finite, or memory ran out; the latter two say
+            where what was learned before is.
     """
+    for reference in references:
+        if isinstance(reference, WithoutMasks):
+            raise RuntimeError(reference.complaint)
     host.free_memory()
     with host.outside_inference_mode():
         weights, device = checkpoint_weights(model, clip, vae), host.torch_device()
