@@ -5,17 +5,16 @@ from pathlib import Path
 
 import folder_paths
 from comfy_api.v0_0_2 import io
-from comfy_execution.graph_utils import ExecutionBlocker, is_link
+from comfy_execution.graph_utils import is_link
 
 from ..magictailor.errors import InputError
 from ..magictailor.formats.pair_folder import PairPart, files_of_pair, load_pair, pair_folders
 from .bridge import host
 from .bridge.convert import image_from_library
 from .bridge.errors import artist_errors, described
-from .bridge.socket_types import CATEGORY, Reference
+from .bridge.socket_types import CATEGORY, Reference, WithoutMasks
 
 NAME = "Load MagicTailor Pair"
-# not "examples": the host would serve that folder in place of workflows/ as the templates
 EXAMPLES = Path(__file__).parents[1] / "example_pairs"
 EXAMPLE_PREFIX = "example: "
 MASKS_REMEDY = {"folder": "or make them with GroundedSAM Masks and put them together in MagicTailor Reference"}
@@ -150,21 +149,25 @@ def _files(located: Path) -> list[Path]:
 
 
 def _is_connected(hidden: io.HiddenHolder | None, output: int) -> bool:
-    """Whether a node of the queued graph uses an output of this one."""
+    """Whether a node of the queued graph uses an output of this one, other than when this one is bypassed."""
     nodes = (hidden and hidden.prompt or {}).values()
-    links = [value for node in nodes for value in node["inputs"].values() if is_link(value)]
+    inputs = [item for node in nodes for item in node["inputs"].items()]
+    links = [value for name, value in inputs if is_link(value) and name != "otherwise"]
     return hidden is not None and [hidden.unique_id, output] in links
 
 
 def _reference(part: PairPart, wanted: bool):
-    """The reference; without masks an error, or for nobody who wants it yet, something that stops who does."""
+    """The reference; without masks an error, or for nobody who wants it yet, something that Train refuses.
+
+    The host's ExecutionBlocker would stop a MagicTailor Reference too, which has this for *otherwise* and never looks.
+    """
     with artist_errors(NAME, MASKS_REMEDY):
         try:
             return part.reference()
         except InputError as error:
             if wanted:
                 raise
-            return ExecutionBlocker(described(NAME, error, MASKS_REMEDY))
+            return WithoutMasks(described(NAME, error, MASKS_REMEDY))
 
 
 def _show(*notes: str) -> None:

@@ -39,6 +39,14 @@ class MagicTailorReference(io.ComfyNode):
                     placeholder="tower",
                     tooltip="An ordinary word for it: tower, person, hair, roof. Its new token starts from this word.",
                 ),
+                Reference.Input(
+                    "otherwise",
+                    optional=True,
+                    # never asked for: the frontend passes it through where this node is bypassed
+                    lazy=True,
+                    tooltip="A ready reference, such as Load MagicTailor Pair's: it goes on in place of this one when "
+                    "this node is bypassed (Ctrl+B), and is not looked at when it is not.",
+                ),
             ],
             outputs=[
                 Reference.Output(display_name="reference", tooltip="Connect it to Train as concept or component."),
@@ -50,7 +58,11 @@ class MagicTailorReference(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, masks, class_word):
+    def check_lazy_status(cls, **inputs):
+        return []
+
+    @classmethod
+    def execute(cls, images, masks, class_word, otherwise=None):
         with artist_errors(NAME):
             pictures = images_with_alpha(images)
             painted = masks_to_library(masks)

@@ -1,4 +1,4 @@
-"""Writes workflows/*.json and their thumbnails: the real frontend turns each canvas of `shipped_workflows` into a file.
+"""Writes example_workflows/*.json and thumbnails: the real frontend turns each canvas of `shipped_workflows` into one.
 
 Run as `python -m tools.build_workflows` after a node's inputs have changed; the result is committed. A workflow's
 thumbnail is a picture of its canvas, or the picture of a run when a folder of those is given.
@@ -19,8 +19,10 @@ from .input_pictures import write_input_pictures
 from .shipped_workflows import CANVASES, CHECKPOINT, CONTROLNET, SAM3_CHECKPOINT, STYLE_LORA, TAILORING, UPSCALER
 from .workflow import Frontend, check_layout
 
-WORKFLOWS = PACK_ROOT / "workflows"
+WORKFLOWS = PACK_ROOT / "example_workflows"
 THUMBNAIL_SIZE = (640, 400)
+# where a workflow opens: its first groups, large enough to read
+FIRST_VIEW = {"scale": 0.8, "offset": [80, 80]}
 # only their names are needed, so that the canvas does not mark them as missing
 LISTED_FILES = (
     f"checkpoints/{CHECKPOINT}",
@@ -39,6 +41,7 @@ def write_workflows(frontend: Frontend, names: list[str], screenshots: pathlib.P
     """Write the workflow files of `names`, a picture of each canvas into `screenshots`, and print what overlaps."""
     for name in names:
         workflow = frontend.evaluate(MAKE_GRAPH, CANVASES[name]().as_dict())
+        workflow["extra"]["ds"] = FIRST_VIEW
         path = WORKFLOWS / f"{name}.json"
         path.write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         frontend.load(path)

@@ -6,7 +6,10 @@ import math
 import uuid
 from dataclasses import dataclass, field
 
+from .public_models import MODELS
+
 WIDTH = 320
+ALWAYS, BYPASSED = 0, 4  # litegraph's numbers
 LINE_HEIGHT, LETTER_WIDTH, NOTE_MARGIN = 15, 6.0, 50  # of a note's text, in canvas units
 
 GREY, BLUE, GREEN, ORANGE = "#7a8b95", "#88A", "#8A8", "#b06634"
@@ -20,10 +23,13 @@ MAKE_GRAPH = """async ({id, groups, links}) => {
     });
     const graph = window.app.graph;
     const made = {};
-    for (const {key, type, title, width, height, widgets} of groups.flatMap(g => g.columns).flatMap(c => c.nodes)) {
+    const described = groups.flatMap(group => group.columns).flatMap(column => column.nodes);
+    for (const {key, type, title, mode, models, widgets} of described) {
         const node = window.LiteGraph.createNode(type);
         if (!node) throw new Error("no node type " + type);
         if (title) node.title = title;
+        node.mode = mode;
+        if (models.length) node.properties.models = models;
         graph.add(node);
         for (const [name, value] of Object.entries(widgets)) {
             const widget = name ? node.widgets.find(w => w.name === name) : node.widgets[0];
@@ -86,19 +92,27 @@ class Canvas:
     groups: list[dict] = field(default_factory=list)
     links: list[tuple[str, str, str, str]] = field(default_factory=list)
 
-    def group(self, title: str, color: str) -> None:
-        """Begin a group to the right of all others; what is added next goes into its first column."""
-        self.groups.append({"title": title, "color": color, "columns": [{"nodes": []}]})
+    def group(self, title: str, color: str, bypassed: bool = False) -> None:
+        """Begin a group to the right of all others; what is added next goes into its first column.
+
+        The nodes of a bypassed one do nothing until somebody sets them to Always, in the menu of the group's title.
+        """
+        mode = BYPASSED if bypassed else ALWAYS
+        self.groups.append({"title": title, "color": color, "mode": mode, "columns": [{"nodes": []}]})
 
     def column(self) -> None:
         """Begin another column in the last group."""
         self.groups[-1]["columns"].append({"nodes": []})
 
     def node(self, key: str, type: str, wide: int = WIDTH, high: int = 0, title: str = "", **widgets) -> str:
-        """Add a node below the last one, no lower than its widgets need. Returns its key."""
-        self.groups[-1]["columns"][-1]["nodes"].append(
-            {"key": key, "type": type, "title": title, "width": wide, "height": high, "widgets": widgets}
-        )
+        """Add a node below the last one, no lower than its widgets need. Returns its key.
+
+        Of a model file that a widget names and that has a public address, the frontend offers the download.
+        """
+        node = {"key": key, "type": type, "title": title, "width": wide, "height": high, "widgets": widgets}
+        node["mode"] = ALWAYS if type == "MarkdownNote" else self.groups[-1]["mode"]
+        node["models"] = [MODELS[value].offered() for value in widgets.values() if value in MODELS]
+        self.groups[-1]["columns"][-1]["nodes"].append(node)
         return key
 
     def note(self, key: str, title: str, text: str, width: int = WIDTH) -> None:

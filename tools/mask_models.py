@@ -26,9 +26,10 @@ from unittest.mock import MagicMock, patch
 
 import torch
 from groundingdino.config import GroundingDINO_SwinT_OGC
-from groundingdino.models.GroundingDINO import groundingdino
 from segment_anything import sam_model_registry
 from transformers import BertConfig, BertModel
+
+from magictailor.masks.grounding_dino import detector_package
 
 STRIDE, ROW_LENGTH = 7, 300_000
 QUERY_SPREAD, WORD_SPREAD, MATCH_SPREAD = 1.0, 0.25, 2.5
@@ -40,6 +41,7 @@ TEXT_ATTENTION = (
     *(f"bert.encoder.layer.{layer}.attention.output.dense.weight" for layer in range(12)),
     *(f"encoder.text_layers.{layer}.self_attn.out_proj.weight" for layer in range(6)),
 )
+groundingdino = detector_package("models.GroundingDINO.groundingdino")
 MASK_LEVEL = 9.2  # how strongly a place has to attend to the box's corners to be in the mask, of about 10
 
 

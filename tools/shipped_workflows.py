@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .canvas import BLUE, GREEN, GREY, ORANGE, Canvas
+from .public_models import MODELS
 
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 SAM3_CHECKPOINT = "sam3.1_multiplex_fp16.safetensors"
@@ -24,22 +25,37 @@ SAMPLING = {
 
 def tailor_concept_and_component() -> Canvas:
     canvas = Canvas("tailor_concept_and_component")
-    canvas.group("Checkpoint, pictures, mask models", GREY)
+    canvas.group("Checkpoint and pictures", GREY)
     canvas.note(
         "start",
-        "What you need",
-        "**Checkpoint**: Stable Diffusion 1.x, 2.x or SDXL in `models/checkpoints`. Choose it in *Load Checkpoint*; "
-        "for SDXL set the size of *Empty Latent Image* to 1024.\n\n"
-        "**Mask models**: `groundingdino_swint_ogc.pth` in `models/grounding-dino`, a SAM file such as "
-        "`sam_vit_h_4b8939.pth` in `models/sams`, `vocab.txt` of bert-base-uncased in `models/bert-base-uncased`.\n\n"
-        "**Pictures**: a folder `input/tower_a+roof_a` with about three pictures of the concept, named `0_...`, and "
-        "three of the component, named `1_...`. The words before `_a` say what is in them. Press R and choose it in "
-        "*Load MagicTailor Pair*. The example works without any of your own.\n\n"
-        "Then press **Run**.",
+        "Start here",
+        "1. **Checkpoint**: Stable Diffusion 1.x, 2.x, XL or 3, such as "
+        f"{MODELS[CHECKPOINT].listed()}. Choose it in *Load Checkpoint*; for SDXL set the size of *Empty Latent Image* "
+        "to 1024.\n\n"
+        "2. Press **Run**. The example comes with its masks, so nothing else is needed.\n\n"
+        "3. **Your own pictures**: a folder `input/tower_a+roof_a` with about three pictures of the concept, named "
+        "`0_...`, and three of the component, named `1_...`. The words before `_a` say what is in them. Press R and "
+        "choose it in *Load MagicTailor Pair*. Masks go into its folder `masks`, or are made from words on the right.",
         width=400,
     )
     canvas.node("checkpoint", "CheckpointLoaderSimple", 400, ckpt_name=CHECKPOINT)
     canvas.node("pair", "MagicTailorLoadPair", 400, folder="example: house_a+roof_a")
+
+    canvas.group(
+        "Masks from words: off. Right-click here, Set Group Nodes to Always, to switch on", BLUE, bypassed=True
+    )
+    canvas.note(
+        "masks",
+        "Masks from words",
+        "Needs three files:\n\n"
+        f"- {MODELS['vocab.txt'].listed()}\n"
+        f"- {MODELS['groundingdino_swint_ogc.pth'].listed()}\n"
+        f"- {MODELS['sam_vit_h_4b8939.pth'].listed()}, or the smaller {MODELS['sam_vit_b_01ec64.pth'].listed()}\n\n"
+        "While this group is off, the masks in the folder are learned. Switched on, these are. Magenta in the previews "
+        "is what will be learned. Wrong? Change **find** or the **box_threshold**, or connect your own masks to "
+        "*MagicTailor Reference*. The concept leaves the component's place out (**exclude**).",
+        width=400,
+    )
     canvas.node(
         "sam",
         "MagicTailorGroundedSAMLoader",
@@ -47,15 +63,7 @@ def tailor_concept_and_component() -> Canvas:
         grounding_dino="groundingdino_swint_ogc.pth",
         sam="sam_vit_h_4b8939.pth",
     )
-
-    canvas.group("Masks", BLUE)
-    canvas.note(
-        "masks",
-        "Look at the masks",
-        "Magenta is what will be learned. Wrong? Change **find** or the **box_threshold**, or connect your own "
-        "masks to *MagicTailor Reference*. The concept leaves the component's place out (**exclude**).",
-        width=400,
-    )
+    canvas.column()
     for name in ("concept", "component"):
         canvas.node(f"{name}_masks", "MagicTailorGroundedSAM", 400, title=f"Masks of the {name}")
         canvas.node(f"{name}_shown", "PreviewImage", 400, 280, f"Masks of the {name}")
@@ -69,6 +77,7 @@ def tailor_concept_and_component() -> Canvas:
         canvas.link(f"{name}_masks.overlay", f"{name}_shown.images")
         canvas.link(f"{name}_masks.masks", f"{name}_reference.masks")
         canvas.link(f"{name}_reference.overlay", f"{name}_crops.images")
+        canvas.link(f"pair.{name}", f"{name}_reference.otherwise")
     canvas.link("pair.component_word", "concept_masks.exclude")
 
     _train_and_draw(
@@ -166,7 +175,7 @@ def tailor_with_sam3_masks() -> Canvas:
     canvas.note(
         "start",
         "Masks from ComfyUI's own SAM 3, corrected by hand",
-        "SAM 3 finds what a word names. Its file belongs in `models/checkpoints`.\n\n"
+        f"SAM 3 finds what a word names. Its file: {MODELS[SAM3_CHECKPOINT].listed()}.\n\n"
         "Write the concept into *The concept* and the component into *The component*, and the same words into "
         "**class_word** of the references. The concept's masks leave out what SAM 3 takes for the component.\n\n"
         "Press Run and look at the previews: magenta is learned. Something is wrong? Right-click that picture's "
@@ -316,7 +325,7 @@ def draw_with_controlnet() -> Canvas:
         "A shape from a picture, the looks from a tailoring",
         "*Apply Tailoring* gives a MODEL and CLIP that every stock node understands: `<v0>` and `<v1>` work in *CLIP "
         "Text Encode*, and ControlNet works as always.\n\n"
-        "The ControlNet has to be of the checkpoint's family: `control_v11p_sd15_canny.pth` in `models/controlnet` "
+        f"The ControlNet has to be of the checkpoint's family: {MODELS[CONTROLNET].listed()} "
         "for Stable Diffusion 1.x. Others (depth, pose) need their own preprocessor instead of *Canny*.",
         direct=False,
     )
@@ -361,7 +370,7 @@ def draw_larger() -> Canvas:
         "The first pass draws at the size that the checkpoint knows. The second one enlarges that and draws over it "
         "with a lower **denoise**: more adds detail, less keeps the picture.\n\n"
         "Two ways, side by side: enlarge the **latents** (quick, softer, needs a denoise of 0.5 or more), or enlarge "
-        "the **picture** with an upscale model such as `RealESRGAN_x4plus.pth` in `models/upscale_models` (sharper). "
+        f"the **picture** with an upscale model such as {MODELS[UPSCALER].listed()} (sharper). "
         "Mute (Ctrl+M) what you do not need.\n\n"
         "*Tailored Sampler* hands its tailored MODEL and prompts on to the second pass.",
     )
@@ -497,22 +506,25 @@ def compare_before_and_after() -> Canvas:
     return canvas
 
 
-# in the order in which a newcomer meets them
+# numbered in the order in which a newcomer meets them: the host lists the files' names, sorted by them at most
 CANVASES = {
-    function.__name__: function
-    for function in (
-        tailor_concept_and_component,
-        use_saved_tailoring,
-        tailor_two_components,
-        tailor_with_painted_masks,
-        tailor_with_sam3_masks,
-        draw_component_alone,
-        draw_with_style_lora,
-        draw_with_controlnet,
-        draw_larger,
-        redraw_picture,
-        inpaint_component,
-        compare_before_and_after,
+    f"{number:02}_{function.__name__}": function
+    for number, function in enumerate(
+        (
+            tailor_concept_and_component,
+            use_saved_tailoring,
+            tailor_two_components,
+            tailor_with_painted_masks,
+            tailor_with_sam3_masks,
+            draw_component_alone,
+            draw_with_style_lora,
+            draw_with_controlnet,
+            draw_larger,
+            redraw_picture,
+            inpaint_component,
+            compare_before_and_after,
+        ),
+        1,
     )
 }
 

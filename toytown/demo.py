@@ -1,7 +1,7 @@
 """Tailors a toy town concept and component in a real ComfyUI and leaves a sheet of pictures.
 
 The shipped workflow is opened in the real frontend and run by the real server. Two things are exchanged: the checkpoint
-loader for the toy town's, and the masks, which the toy town knows exactly, for those of GroundedSAM.
+loader for the toy town's.
 Run as `python -m toytown.demo`, or through `nox -s demo`.
 """
 
@@ -29,7 +29,7 @@ from .pairs import ASKED, SHOWN, Pair, masked_pictures, write_folder
 from .settings import GUIDANCE, SAMPLER_STEPS
 from .sheet import Row, outlined, sheet
 
-WORKFLOW = PACK_ROOT / "workflows" / "tailor_concept_and_component.json"
+WORKFLOW = PACK_ROOT / "example_workflows" / "01_tailor_concept_and_component.json"
 NODE = PACK_ROOT / "toytown" / "comfyui_node"
 
 
@@ -108,22 +108,12 @@ def in_toy_town(graph: dict, pair: Pair) -> dict:
         # which does not go down to so few pixels
         size = {"width": RESOLUTION, "height": RESOLUTION, "crop": "disabled", "upscale_method": "lanczos"}
         graph[scale] = {"class_type": "ImageScale", "inputs": {"image": graph[scale]["inputs"]["image"], **size}}
-    for masks in (*nodes_of(graph, "MagicTailorGroundedSAMLoader"), *nodes_of(graph, "MagicTailorGroundedSAM")):
-        remove(graph, masks)
     return graph
 
 
 def nodes_of(graph: dict, class_type: str) -> list[str]:
     """Ids of all nodes of a type."""
     return [node_id for node_id, node in graph.items() if node["class_type"] == class_type]
-
-
-def remove(graph: dict, node_id: str) -> None:
-    """Take a node away, and the nodes that need it."""
-    graph.pop(node_id, None)
-    for other, node in list(graph.items()):
-        if any(isinstance(value, list) and value[:1] == [node_id] for value in node["inputs"].values()):
-            remove(graph, other)
 
 
 def wanted_pictures(pair: Pair) -> list[Request]:

@@ -50,13 +50,13 @@ class Run:
 
 
 RUNS = {
-    "tailor_with_painted_masks": Run("<v0> with <v1>", begins="pictures", seeds=(0,)),
-    "use_saved_tailoring": Run("Drawn by stock nodes from the saved files"),
-    "draw_component_alone": Run("A photo of <v1>", begins="component"),
-    "draw_larger": Run("Second passes", {"<v0> with <v1>, in a meadow": "<v0> with <v1> on the grass"}, seeds=(0,)),
-    "redraw_picture": Run("Drawn over: <v0> with <v1>", begins="example"),
-    "inpaint_component": Run("Inside the painted place: a house with <v1>", begins="example"),
-    "compare_before_and_after": Run("Before and after", {"house with roof": "a house with a roof"}, seeds=SEEDS[:2]),
+    "04_tailor_with_painted_masks": Run("<v0> with <v1>", begins="pictures", seeds=(0,)),
+    "02_use_saved_tailoring": Run("Drawn by stock nodes from the saved files"),
+    "06_draw_component_alone": Run("A photo of <v1>", begins="component"),
+    "09_draw_larger": Run("Second passes", {"<v0> with <v1>, in a meadow": "<v0> with <v1> on the grass"}, seeds=(0,)),
+    "10_redraw_picture": Run("Drawn over: <v0> with <v1>", begins="example"),
+    "11_inpaint_component": Run("Inside the painted place: a house with <v1>", begins="example"),
+    "12_compare_before_and_after": Run("Before and after", {"house with roof": "a house with a roof"}, seeds=SEEDS[:2]),
 }
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     options = parse_options()
     options.out.mkdir(parents=True, exist_ok=True)
     base = STATE_DIR / "demo"
-    shutil.copy(newest_sheet(), options.out / "tailor_concept_and_component.png")
+    shutil.copy(newest_sheet(), options.out / "01_tailor_concept_and_component.png")
     make_upscaler(base / "models" / "upscale_models" / UPSCALER)
     pictures = painted_pictures(SHOWN)
     for name, (picture, mask) in pictures.items():

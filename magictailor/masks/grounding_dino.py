@@ -218,14 +218,21 @@ def _settings_for(weights: dict[str, torch.Tensor], file_name: str, field: str) 
             f"{file_name} is a Grounding DINO of a size that is not known here; "
             "choose groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth",
         )
-    config = vars(_package(f"config.{_CONFIGS[shape]}"))
+    config = vars(detector_package(f"config.{_CONFIGS[shape]}"))
     settings = {name: value for name, value in config.items() if not name.startswith("__")}
     # Checkpointing saves memory in training only.
     return SimpleNamespace(**settings | {"use_checkpoint": False, "use_transformer_ckpt": False})
 
 
-def _package(module: str) -> Any:
-    """A module of groundingdino-py, imported when first needed: it is slow to import."""
+def detector_package(module: str) -> Any:
+    """A module of groundingdino-py, imported when first needed: it is slow to import.
+
+    Args:
+        module: its name below `groundingdino`.
+
+    Raises:
+        InputError: the package, or one that it needs, is not there.
+    """
     try:
         with _unused_modules_left_out():
             return importlib.import_module(f"groundingdino.{module}")
@@ -253,7 +260,7 @@ def _unused_modules_left_out() -> Iterator[None]:
 @contextmanager
 def _own_text_encoder(tokenizer: PreTrainedTokenizerFast) -> Iterator[Any]:
     """The package's model file, with our tokenizer, an unfilled BERT and our TextEncoder for as long as it lasts."""
-    package = _package("models.GroundingDINO.groundingdino")
+    package = detector_package("models.GroundingDINO.groundingdino")
     original = package.get_tokenlizer, package.BertModelWarper
     package.get_tokenlizer = SimpleNamespace(
         get_tokenlizer=lambda _: tokenizer,

@@ -108,7 +108,7 @@ def preview_steps_input() -> io.Int.Input:
         max=1000,
         optional=True,
         advanced=True,
-        tooltip="DDIM steps of each sample: fewer take less time, more look cleaner.",
+        tooltip="Sampling steps of each sample: fewer take less time, more look cleaner.",
     )
 
 

@@ -21,6 +21,7 @@ from .backbones import checkpoint_weights
 from .convert import image_from_pil, image_to_library
 from .live_view import LiveView
 from .output_folders import loras_folder, runs_folder
+from .socket_types import WithoutMasks
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Preview:
     Attributes:
         every: steps from one sample to the next; 0 draws none.
         prompt: what the samples show.
-        steps: DDIM steps of each.
+        steps: sampling steps of each.
         note: what stands below the progress.
     """
 
@@ -66,8 +67,12 @@ def trained(
 
     Raises:
         InputError: MODEL, CLIP, VAE, a reference, the preview's prompt or the folder of runs cannot be used.
-        RuntimeError: the numbers were no longer finite, or memory ran out; says where what was learned before is.
+        RuntimeError: a reference has no masks, the numbers were no longer finite, or memory ran out; the latter two say
+            where what was learned before is.
     """
+    for reference in references:
+        if isinstance(reference, WithoutMasks):
+            raise RuntimeError(reference.complaint)
     host.show_text(learned(references))
     host.free_memory()
     with host.outside_inference_mode():

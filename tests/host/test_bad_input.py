@@ -1,6 +1,7 @@
 """What cannot be used is refused with the node's and the input's name, and nothing is written."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -93,27 +94,24 @@ def without_masks(base_dir, rendered_pair):
     return folder
 
 
-def test_a_pair_without_masks_gives_pictures_and_blocks_only_its_references(nodes, without_masks):
-    from comfy_execution.graph_utils import ExecutionBlocker
-
+def test_of_a_pair_without_masks_only_the_references_are_refused(nodes, without_masks, loaded_checkpoint):
     folder = without_masks
     with torch.inference_mode():
         concept, component, images, others, *words = nodes.MagicTailorLoadPair.execute(folder.name, 1).args
     assert (len(images), len(others), words) == (3, 3, ["house", "roof"])
-    for blocked in (concept, component):
-        assert isinstance(blocked, ExecutionBlocker)
-        assert blocked.message.startswith("Load MagicTailor Pair, folder: there is no mask for ")
-        assert "GroundedSAM" in blocked.message
+    said = "^Load MagicTailor Pair, folder: there is no mask for .*GroundedSAM"
+    assert all(re.match(said, unmasked.complaint) for unmasked in (concept, component))
+    with pytest.raises(RuntimeError, match=said):
+        nodes.MagicTailorTrainV2.execute(*loaded_checkpoint[:3], concept, {"component 1": component})
 
 
 def test_the_loader_is_blamed_for_masks_that_somebody_wants(nodes, without_masks):
     from comfy_api.v0_0_2 import io
-    from comfy_execution.graph_utils import ExecutionBlocker
 
-    def loaded(output):
+    def loaded(output, socket="concept"):
         graph = {
             "1": {"inputs": {"folder": without_masks.name, "component_number": 1}},
-            "2": {"inputs": {"width": 64, "concept": ["1", output]}},
+            "2": {"inputs": {"width": 64, socket: ["1", output]}},
         }
         load = nodes.MagicTailorLoadPair
         # as the host does before it runs a node
@@ -121,7 +119,7 @@ def test_the_loader_is_blamed_for_masks_that_somebody_wants(nodes, without_masks
         return load.PREPARE_CLASS_CLONE({"hidden_inputs": hidden}).execute(without_masks.name, 1).args
 
     with torch.inference_mode():
-        assert all(isinstance(blocked, ExecutionBlocker) for blocked in loaded(2)[:2])
+        assert all(unmasked.complaint for unmasked in (*loaded(2)[:2], *loaded(0, "otherwise")[:2]))
         for output in (0, 1):
             with pytest.raises(ValueError, match="^Load MagicTailor Pair, folder: there is no mask for .*GroundedSAM"):
                 loaded(output)

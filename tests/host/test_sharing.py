@@ -75,7 +75,7 @@ def shipped(name, checkpoint_name):
     return workflow
 
 
-@pytest.mark.parametrize("name", ["draw_component_alone", "use_saved_tailoring"])
+@pytest.mark.parametrize("name", ["06_draw_component_alone", "02_use_saved_tailoring"])
 def test_a_saved_picture_restores_the_workflow_that_drew_it(frontend, checkpoint_name, saved, name):
     workflow = shipped(name, checkpoint_name)
     frontend.load(workflow)

@@ -14,6 +14,9 @@ from magictailor.masks.overlay import overlay
 from magictailor.pictures import prepare
 from magictailor.reference import Reference
 from tools.build_workflows import CANVASES, THUMBNAIL_SIZE, WORKFLOWS
+from tools.comfyui import PACK_ROOT
+from tools.public_models import MODELS
+from tools.shipped_workflows import UPSCALER
 from tools.small_runs import override, small_overrides
 from tools.style_lora import make_style_lora
 from tools.workflow import check_layout
@@ -88,6 +91,37 @@ def test_its_training_seed_stays_fixed(frontend, name):
         assert "fixed" in values and "randomize" not in values
 
 
+FIRST, SECOND = SHIPPED[:2]
+MASKS_FROM_WORDS = {"MagicTailorGroundedSAMLoader", "MagicTailorGroundedSAM", "MagicTailorReference"}
+# clicks the title of the group that is switched off, as it stands on the screen
+GROUP_TITLE = """() => {
+    const {canvas, graph} = window.app, group = graph._groups.find(group => group.title.includes("off"));
+    const [x, y] = canvas.ds.convertOffsetToCanvas([group.pos[0] + 60, group.pos[1] + 12]);
+    const {left, top} = canvas.canvas.getBoundingClientRect();
+    return [left + x, top + y];
+}"""
+
+
+def class_types(graph):
+    return {node["class_type"] for node in graph.values()}
+
+
+def test_the_first_two_run_one_after_the_other_and_draw_the_same(frontend, server, base_dir):
+    pictures = []
+    for name in (FIRST, SECOND):
+        graph = override(frontend.api_graph(written(name)), SMALL)
+        assert not class_types(graph) & MASKS_FROM_WORDS
+        entry = server.run(graph, timeout=1200)
+        pictures += saved_pictures(server, entry)
+        if name == FIRST:
+            shown = {graph[node]["class_type"]: output for node, output in entry["outputs"].items()}
+            assert shown["LossGraphNode"]["images"]
+            assert "my_tailoring.safetensors" in shown["MagicTailorSave"]["text"][0]
+    assert (base_dir / "models" / "loras" / "my_tailoring.safetensors").is_file()
+    first, second = pictures
+    assert np.array_equal(first, second)
+
+
 @pytest.fixture(scope="module")
 def short_pair(base_dir, rendered_pair):
     """A folder with one picture of each and no masks: Grounding DINO takes its time over a picture."""
@@ -98,21 +132,61 @@ def short_pair(base_dir, rendered_pair):
     return folder.name
 
 
-def test_the_first_two_run_one_after_the_other_and_draw_the_same(frontend, server, base_dir, short_pair):
-    pictures = []
-    for name in SHIPPED[:2]:
-        graph = override(frontend.api_graph(written(name)), SMALL | {"MagicTailorLoadPair": {"folder": short_pair}})
-        entry = server.run(graph, timeout=1200)
-        pictures += saved_pictures(server, entry)
-        if name == "tailor_concept_and_component":
-            shown = {graph[node]["class_type"]: output for node, output in entry["outputs"].items()}
-            assert shown["LossGraphNode"]["images"]
-            assert "my_tailoring.safetensors" in shown["MagicTailorSave"]["text"][0]
-            previews = [o["images"] for n, o in entry["outputs"].items() if graph[n]["class_type"] == "PreviewImage"]
-            assert sorted(len(images) for images in previews) == [1] * 5
-    assert (base_dir / "models" / "loras" / "my_tailoring.safetensors").is_file()
-    first, second = pictures
-    assert np.array_equal(first, second)
+def test_one_entry_of_a_menu_switches_to_masks_from_words(frontend, server, short_pair):
+    frontend.load(written(FIRST))
+    x, y = frontend.evaluate(GROUP_TITLE)
+
+    def switch(page):
+        page.mouse.click(x, y, button="right")
+        page.get_by_text("Set Group Nodes to Always").click()
+        page.wait_for_function("() => window.app.graph._nodes.every(node => node.mode === 0)")
+
+    frontend.on_page(switch)
+    graph = frontend.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert class_types(graph) >= MASKS_FROM_WORDS
+    (train,) = (node for node in graph.values() if node["class_type"] == "MagicTailorTrainV2")
+    assert graph[train["inputs"]["concept"][0]]["class_type"] == "MagicTailorReference"
+    # without the training, which other tests run
+    masks = {key: node for key, node in graph.items() if node["class_type"].startswith("MagicTailor")}
+    masks = {
+        key: node for key, node in masks.items() if node["class_type"] in MASKS_FROM_WORDS | {"MagicTailorLoadPair"}
+    }
+    previews = {
+        k: n for k, n in graph.items() if n["class_type"] == "PreviewImage" and n["inputs"]["images"][0] in masks
+    }
+    folder = {"MagicTailorLoadPair": {"folder": short_pair}}
+    entry = server.run(override(masks | previews, SMALL | folder), timeout=1200)
+    assert [len(output["images"]) for output in entry["outputs"].values() if "images" in output] == [1] * 4
+
+
+def test_a_workflow_opens_where_it_begins_and_large_enough_to_read(frontend):
+    frontend.load(written(FIRST))
+    scale, left, top = frontend.evaluate(
+        "() => { const {ds} = window.app.canvas; return [ds.scale, ...ds.convertOffsetToCanvas([0, 0])]; }"
+    )
+    assert scale >= 0.75
+    assert 0 <= left < 400 and 0 <= top < 400
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_model_it_names_has_an_address_that_the_frontend_offers(name):
+    for node in written(name)["nodes"]:
+        named = {value for value in node.get("widgets_values", []) if str(value) in MODELS}
+        offered = {model["name"]: model for model in node["properties"].get("models", [])}
+        assert named == offered.keys(), node["type"]
+        for model in offered.values():
+            known = MODELS[model["name"]]
+            assert (model["url"], model["directory"]) == (known.url, known.folder)
+            # others the frontend shows, but does not fetch
+            assert model["url"].startswith("https://huggingface.co/") or model["name"] == UPSCALER
+
+
+@pytest.mark.parametrize("page", ["README.md", "web/docs/MagicTailorGroundedSAMLoader.md"])
+def test_pages_name_the_addresses_and_sizes_of_the_mask_models(page):
+    text = (PACK_ROOT / page).read_text(encoding="utf-8")
+    for model in MODELS.values():
+        if model.folder in ("grounding-dino", "sams", "bert-base-uncased"):
+            assert f"[{model.name}]({model.url}) ({model.size})" in text
 
 
 # --- the other ones start from one small tailoring of three tokens
@@ -169,7 +243,7 @@ def run(server, opened):
 @pytest.fixture(scope="module")
 def two_components(opened, run):
     """The run of the workflow that trains one concept with two components; saves what the others draw with."""
-    return run(override(opened("tailor_two_components"), {"MagicTailorSave": {"name": TAILORING}}))
+    return run(override(opened("03_tailor_two_components"), {"MagicTailorSave": {"name": TAILORING}}))
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +299,7 @@ def test_two_components_are_learned_saved_and_drawn(two_components, opened, run,
         assert (base_dir / "models" / "embeddings" / f"{TAILORING}_v{number}.safetensors").is_file()
     # drawn by the nodes that draw what is saved: the same picture, and another one without the second component
     graph = override(
-        opened("draw_component_alone"),
+        opened("06_draw_component_alone"),
         {"MagicTailorSampler": {"prompt": "<v0> with <v1> and <v2>", "negative_prompt": ""}},
     )
     assert np.array_equal(run(graph).pictures[0], two_components.pictures[0])
@@ -234,7 +308,7 @@ def test_two_components_are_learned_saved_and_drawn(two_components, opened, run,
 
 
 def test_masks_are_what_was_painted(drawn, inputs):
-    shown = drawn("tailor_with_painted_masks").shown
+    shown = drawn("04_tailor_with_painted_masks").shown
     for name in ("concept", "component"):
         painted = [input_picture(inputs, f"{name}_{number}.png") for number in (1, 2)]
         expected = shown_as_learned(*zip(*painted, strict=True))
@@ -246,7 +320,7 @@ def test_masks_are_what_was_painted(drawn, inputs):
 
 def test_sam3_masks_are_swapped_where_painted_and_leave_the_component_out(opened, run, inputs):
     """SAM 3 has no small version: stock nodes that give a mask for each picture stand in for it."""
-    graph = override(opened("tailor_with_sam3_masks"), {})
+    graph = override(opened("05_tailor_with_sam3_masks"), {})
     channels = {"Find the concept": "red", "Find the component on it": "blue", "Find the component": "red"}
     for title, channel in channels.items():
         node = graph[node_id(graph, title)]
@@ -271,8 +345,8 @@ def test_sam3_masks_are_swapped_where_painted_and_leave_the_component_out(opened
 
 
 def test_the_component_is_drawn_alone(drawn, opened, run):
-    graph = opened("draw_component_alone")
-    (alone,) = drawn("draw_component_alone").pictures
+    graph = opened("06_draw_component_alone")
+    (alone,) = drawn("06_draw_component_alone").pictures
     (prompt,) = [n["inputs"]["prompt"] for n in graph.values() if n["class_type"] == "MagicTailorSampler"]
     assert "<v1>" in prompt and "<v0>" not in prompt
     for other in (prompt.replace("<v1>", "<v0>"), prompt.replace("<v1>", "roof")):
@@ -280,21 +354,25 @@ def test_the_component_is_drawn_alone(drawn, opened, run):
 
 
 def test_a_style_lora_is_added_to_the_tailoring(drawn, opened, run):
-    graph = opened("draw_with_style_lora")
+    graph = opened("07_draw_with_style_lora")
     off = override(graph, {"LoraLoader": {"strength_model": 0.0, "strength_clip": 0.0}})
     without = rewired(graph, "Tailored Sampler", {"model": ("Load Checkpoint", 0), "clip": ("Load Checkpoint", 1)})
-    (styled,), (switched_off,), (plain,) = (r.pictures for r in (drawn("draw_with_style_lora"), run(off), run(without)))
+    (styled,), (switched_off,), (plain,) = (
+        r.pictures for r in (drawn("07_draw_with_style_lora"), run(off), run(without))
+    )
     assert np.array_equal(switched_off, plain)
     assert difference(styled, plain) > 1
 
 
 def test_a_controlnet_shapes_the_picture(drawn, opened, run):
-    graph = opened("draw_with_controlnet")
+    graph = opened("08_draw_with_controlnet")
     off = override(graph, {"ControlNetApplyAdvanced": {"strength": 0.0}})
     without = rewired(graph, "KSampler", {"positive": ("Prompt", 0), "negative": ("Negative prompt", 0)})
     other = override(graph, {"LoadImage": {"image": "concept_1.png"}})
     untailored = override(graph, {"MagicTailorApply": {"strength": 0.0}})
-    (shaped,), (switched_off,), (plain,) = (r.pictures for r in (drawn("draw_with_controlnet"), run(off), run(without)))
+    (shaped,), (switched_off,), (plain,) = (
+        r.pictures for r in (drawn("08_draw_with_controlnet"), run(off), run(without))
+    )
     assert np.array_equal(switched_off, plain)
     assert difference(shaped, plain) > 1
     for changed in (other, untailored):
@@ -302,9 +380,9 @@ def test_a_controlnet_shapes_the_picture(drawn, opened, run):
 
 
 def test_second_passes_enlarge_what_the_first_one_drew(drawn, opened, run):
-    result = drawn("draw_larger")
+    result = drawn("09_draw_larger")
     (first,) = result.shown["First pass"]
-    (other,) = run(override(opened("draw_larger"), {"MagicTailorSampler": {"seed": 1}})).shown["First pass"]
+    (other,) = run(override(opened("09_draw_larger"), {"MagicTailorSampler": {"seed": 1}})).shown["First pass"]
     assert first.shape == (64, 64, 3)
     assert len(result.pictures) == 2 and not np.array_equal(*result.pictures)
     for larger in result.pictures:
@@ -314,10 +392,10 @@ def test_second_passes_enlarge_what_the_first_one_drew(drawn, opened, run):
 
 def test_a_picture_is_redrawn_as_much_as_denoise_says(drawn, opened, run, inputs):
     picture, _ = input_picture(inputs, "example.png")
-    graph = opened("redraw_picture")
+    graph = opened("10_redraw_picture")
     pictures = [
         run(override(graph, {"MagicTailorSampler": {"denoise": 0.2}})).pictures[0],
-        drawn("redraw_picture").pictures[0],
+        drawn("10_redraw_picture").pictures[0],
         run(override(graph, {"MagicTailorSampler": {"denoise": 1.0}})).pictures[0],
     ]
     changed = [difference(drawn_over, picture) for drawn_over in pictures]
@@ -326,7 +404,7 @@ def test_a_picture_is_redrawn_as_much_as_denoise_says(drawn, opened, run, inputs
 
 def test_inpainting_leaves_everything_outside_the_painted_place(drawn, inputs):
     picture, painted = input_picture(inputs, "example.png")
-    (inpainted,) = drawn("inpaint_component").pictures
+    (inpainted,) = drawn("11_inpaint_component").pictures
     outside = painted == 0
     assert 0.5 < outside.mean() < 0.95
     assert np.array_equal(inpainted[outside], picture[outside])
@@ -334,8 +412,8 @@ def test_inpainting_leaves_everything_outside_the_painted_place(drawn, inputs):
 
 
 def test_before_and_after_differ_by_the_tailoring_alone(drawn, opened, run):
-    graph = opened("compare_before_and_after")
-    result = drawn("compare_before_and_after")
+    graph = opened("12_compare_before_and_after")
+    result = drawn("12_compare_before_and_after")
     before, after = np.split(result.pictures[0], 2, axis=1)
     assert np.array_equal(before, result.shown["Before"][0]) and np.array_equal(after, result.shown["After"][0])
     assert not np.array_equal(before, after)

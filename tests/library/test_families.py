@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from peft.tuners.lora import torchao
 from tiny import END, TINY, hidden_states, tiny_parts, tiny_reference, tokenizer, uniform
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -299,3 +300,12 @@ def test_a_velocity_model_is_trained_for_the_velocity(make_model, config, refere
     assert torch.allclose(diffusion, by_hand, rtol=1e-3)
     noise_errors = ((seen["answer"] - draws.noise) * cells).square().mean(dim=(1, 2, 3))
     assert not torch.allclose(diffusion[0], noise_errors[training.pictures.owners == 0].mean(), rtol=1e-2)
+
+
+def test_a_torchao_that_peft_finds_too_old_is_left_alone(make_model, config, monkeypatch):
+    def too_old():
+        raise ImportError("Found an incompatible version of torchao")
+
+    monkeypatch.setattr(torchao, "is_torchao_available", too_old)
+    assert make_model(config).lora()
+    assert torchao.is_torchao_available is too_old

@@ -5,16 +5,16 @@ import socket
 import pytest
 import safetensors.torch
 import torch
-from groundingdino.models.GroundingDINO import groundingdino
 from transformers import BertConfig, BertModel
 
 from magictailor.errors import InputError
 from magictailor.masks import grounded_sam
 from magictailor.masks.detections import Detections, no_detections
 from magictailor.masks.grounded_sam import GroundedSAM, load_grounded_sam, load_sam
-from magictailor.masks.grounding_dino import TextEncoder, load_grounding_dino, load_tokenizer
+from magictailor.masks.grounding_dino import TextEncoder, detector_package, load_grounding_dino, load_tokenizer
 from tools.mask_models import make_mask_models
 
+groundingdino = detector_package("models.GroundingDINO.groundingdino")
 DINO, SAM, BERT = "grounding-dino/groundingdino_swint_ogc.pth", "sams/sam_vit_b_01ec64.pth", "bert-base-uncased"
 
 

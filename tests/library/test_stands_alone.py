@@ -87,3 +87,16 @@ def test_only_the_backbones_know_kinds_of_models():
         for match in KINDS.finditer(path.read_text(encoding="utf-8"))
     }
     assert named == set()
+
+
+def test_the_detector_is_imported_without_the_packages_that_its_own_only_draws_with():
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+for name in ("addict", "cv2", "pycocotools", "supervision", "yapf"):
+    sys.modules[name] = None
+from magictailor.masks.grounding_dino import detector_package
+detector_package("models.GroundingDINO.groundingdino")
+print(*(name for name in sys.modules if name == "groundingdino.util.visualizer"))
+"""
+    assert run(program).split() == []
