@@ -205,7 +205,9 @@ def test_nothing_elsewhere_is_read_or_written(server, base_dir, described, graph
         for field, kind, _ in widgets(info["input"]):
             if not is_choice(kind) and kind != "STRING":
                 continue
-            names = [*hostile(outside, base_dir), *LINKS, *(NO_NAMES if is_choice(kind) else [])]
+            names = list(hostile(outside, base_dir))
+            # as the name of a new file only the last one leads anywhere
+            names += [*LINKS, *NO_NAMES] if is_choice(kind) else LINKS[-1:]
             if kind == "STRING" and not info["output_node"]:
                 # prompts and words: once, for they compute
                 names = [f"{names[0]} {names[1]}, embedding:{names[0]} "]
