@@ -70,7 +70,8 @@ def tailored(job: Job, folder: Path, device: str) -> list[Row]:
         _draw(model, checkpoint, missing, paths, drawing, task)
     final = result.history[-1]
     common = {"pair": Path(task.pair).name, **task.varied, "tailoring": f"{folder.name}/{TAILORING}"}
-    losses = {f"loss {word}": loss for word, loss in zip(plan.class_words, final.diffusion, strict=True)}
+    # by role, not by word: the same columns for all pairs
+    losses = {"concept loss" if n == 0 else f"component {n} loss": loss for n, loss in enumerate(final.diffusion)}
     return [
         {**common, "prompt": prompt, "noise seed": seed, "picture": f"{folder.name}/{path.name}", **losses}
         for (prompt, seed), path in paths.items()
