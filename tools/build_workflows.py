@@ -1,4 +1,4 @@
-"""Writes example_workflows/*.json and thumbnails: the real frontend turns each canvas of `shipped_workflows` into one.
+"""Writes workflows/*.json and thumbnails: the real frontend turns each canvas of `shipped_workflows` into one.
 
 Run as `python -m tools.build_workflows` after a node's inputs have changed; the result is committed. A workflow's
 thumbnail is a picture of its canvas, or the picture of a run when a folder of those is given.
@@ -19,7 +19,7 @@ from .input_pictures import write_input_pictures
 from .shipped_workflows import CANVASES, CHECKPOINT, CONTROLNET, SAM3_CHECKPOINT, STYLE_LORA, TAILORING, UPSCALER
 from .workflow import Frontend, check_layout
 
-WORKFLOWS = PACK_ROOT / "example_workflows"
+WORKFLOWS = PACK_ROOT / "workflows"
 THUMBNAIL_SIZE = (640, 400)
 # where a workflow opens: its first groups, large enough to read
 FIRST_VIEW = {"scale": 0.8, "offset": [80, 80]}

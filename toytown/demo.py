@@ -29,7 +29,7 @@ from .pairs import ASKED, SHOWN, Pair, masked_pictures, write_folder
 from .settings import GUIDANCE, SAMPLER_STEPS
 from .sheet import Row, outlined, sheet
 
-WORKFLOW = PACK_ROOT / "example_workflows" / "01_tailor_concept_and_component.json"
+WORKFLOW = PACK_ROOT / "workflows" / "01_tailor_concept_and_component.json"
 NODE = PACK_ROOT / "toytown" / "comfyui_node"
 
 

@@ -132,9 +132,9 @@ def test_an_empty_host_serves_help_pages_and_node_texts(fresh_host, project):
 
 def test_an_empty_host_offers_the_workflows_with_their_thumbnails(fresh_host, project):
     offered = json.loads(fetch(fresh_host, "/api/workflow_templates"))
-    stems = {path.stem for path in (PACK_ROOT / "example_workflows").glob("*.json")}
+    stems = {path.stem for path in (PACK_ROOT / "workflows").glob("*.json")}
     assert set(offered[project["name"]]) == stems
     for stem in stems:
         for name in (f"{stem}.json", f"{stem}.jpg"):
             served = fetch(fresh_host, f"/api/workflow_templates/{project['name']}/{name}")
-            assert served == (PACK_ROOT / "example_workflows" / name).read_bytes()
+            assert served == (PACK_ROOT / "workflows" / name).read_bytes()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tools.comfyui import PACK_ROOT
 
-SCRIPT = PACK_ROOT / "examples" / "run_over_http.py"
+SCRIPT = PACK_ROOT / "workflows" / "run_over_http.py"
 GRAPH = {
     "1": {
         "class_type": "MagicTailorLoadPair",
