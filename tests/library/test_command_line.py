@@ -104,7 +104,7 @@ def test_training_writes_the_tailoring_and_its_embeddings(trained):
     assert any(t.any() for key, t in tailoring.lora.items() if key.endswith("lora_up.weight"))
     names = sorted(path.name for path in trained.parent.glob("*.*"))
     assert names == [f"house_a+roof_a{end}.safetensors" for end in ("", "_v0", "_v1")]
-    row = load_file(trained.with_name("house_a+roof_a_v0.safetensors"))["clip_l"][0]
+    row = load_file(trained.with_name("house_a+roof_a_v0.safetensors"))["clip_l"]
     assert torch.equal(row, tailoring.tokens[0].rows["clip_l"])
 
 
@@ -145,7 +145,7 @@ def test_pictures_carry_their_settings_and_are_never_overwritten(checkpoint, tra
 
 def test_what_was_learned_is_what_is_drawn(checkpoint, trained, tmp_path):
     tailoring = load_tailoring(trained)
-    rows = {"clip_l": torch.full((768,), 0.3)}
+    rows = {"clip_l": torch.full((1, 768), 0.3)}
     other_word = replace(tailoring, tokens=(replace(tailoring.tokens[0], rows=rows), tailoring.tokens[1]))
     ups = {k: t + 0.05 if k.endswith("lora_up.weight") else t for k, t in tailoring.lora.items()}
     for name, changed in (("word", other_word), ("lora", replace(tailoring, lora=ups))):
