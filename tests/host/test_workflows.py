@@ -22,7 +22,7 @@ from tools.style_lora import make_style_lora
 from tools.workflow import check_layout
 
 SHIPPED = tuple(CANVASES)
-TRAINING = tuple(name for name in SHIPPED if name.startswith("tailor_"))
+TRAINING = tuple(name for name in SHIPPED if "_tailor_" in name)
 SMALL = small_overrides(steps=(1, 1), resolution=64, sampler_steps=2, size=64)
 # two steps at the paper's rates would not show in a picture
 QUICK = SMALL | {
