@@ -33,7 +33,7 @@ from .backbones import family_named
 from .config import CONTINUE, RESUME, START_OVER, TailorConfig
 from .errors import InputError
 from .fingerprints import of_pictures
-from .formats.new_file import file_words, free_names, is_temporary, new_file
+from .formats.new_file import file_words, free_names, is_temporary, replaced_file
 from .formats.run_state import RunRecord, read_record, read_state, write_state
 from .formats.tailoring_file import save_tailoring, save_unfinished
 from .reference import Reference
@@ -46,8 +46,10 @@ SNAPSHOT = re.compile(r"snapshot_\d+\.safetensors")
 PICTURE = "report.png"
 LOCK = "lock"
 SHARE = 0.02  # of the time that keeping states may take
-# what decides how a step is computed, not what it leaves; the number format a training ends up with is in its identity
-_OF_MEMORY = ("low_memory", "gradient_checkpointing", "mixed_precision")
+# what decides how a step is computed, not what it leaves
+OF_MEMORY = ("low_memory", "gradient_checkpointing")
+# the number format a training ends up with is in its identity
+_OF_COMPUTING = (*OF_MEMORY, "mixed_precision")
 _OF_LENGTH = ("phase1_train_steps", "phase2_train_steps")
 
 
@@ -72,7 +74,7 @@ class Plan:
     @property
     def name(self) -> str:
         """What its runs are called: house_with_roof-1f4a90c2."""
-        fixed = {k: v for k, v in self.config.to_dict().items() if k not in (*_OF_MEMORY, *_OF_LENGTH)}
+        fixed = {k: v for k, v in self.config.to_dict().items() if k not in (*_OF_COMPUTING, *_OF_LENGTH)}
         text = json.dumps([self.class_words, fixed, dict(sorted(self.identity.items()))])
         return f"{file_words(self.class_words)}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
@@ -82,7 +84,7 @@ class Plan:
         changed = [
             f"{name} {theirs[name]} -> {value}"
             for name, value in mine.items()
-            if name not in (*_OF_MEMORY, *_OF_LENGTH) and value != theirs[name]
+            if name not in (*_OF_COMPUTING, *_OF_LENGTH) and value != theirs[name]
         ]
         names = {**record.identity, **self.identity}
         changed += [name for name in names if self.identity.get(name) != record.identity.get(name)]
@@ -219,8 +221,7 @@ class Run:
         info.add_itxt(PICTURE, made_of)
         path = self.folder / PICTURE
         try:
-            path.unlink(missing_ok=True)
-            with new_file(path) as temporary:
+            with replaced_file(path) as temporary:
                 picture.save(temporary, "PNG", pnginfo=info)
         except OSError as error:
             logging.warning("MagicTailor: the picture of run %s could not be written (%s).", self.name, error)

@@ -15,6 +15,7 @@ from .bridge.errors import artist_errors, described
 from .bridge.socket_types import CATEGORY, Reference, WithoutMasks
 
 NAME = "Load MagicTailor Pair"
+# not "examples": the host would serve that folder in place of workflows/ as the templates
 EXAMPLES = Path(__file__).parents[1] / "example_pairs"
 EXAMPLE_PREFIX = "example: "
 MASKS_REMEDY = {"folder": "or make them with GroundedSAM Masks and put them together in MagicTailor Reference"}

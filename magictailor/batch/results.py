@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..formats.new_file import new_file
+from ..formats.new_file import replaced_file
 from ..formats.picture_file import read_picture
 from ..report.grid import labelled_grid
 from .jobs import Job, Outcome, Row
@@ -86,8 +86,7 @@ def as_page(rows: Sequence[Row], failures: Mapping[str, str]) -> str:
 
 
 def _replaced(path: Path, content: bytes) -> Path:
-    path.unlink(missing_ok=True)
-    with new_file(path) as temporary:
+    with replaced_file(path) as temporary:
         temporary.write_bytes(content)
     return path
 

@@ -13,9 +13,8 @@ from typing import Any
 from ..config import TailorConfig, knobs
 from ..errors import InputError
 from ..formats.pair_folder import files_of_pair, pair_folders
+from ..runs import OF_MEMORY
 from .jobs import Job
-
-_OF_MEMORY = ("low_memory", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class TailorTask:
     @property
     def name(self) -> str:
         """Of its folder; the same whatever is drawn, so that more can be drawn without a training."""
-        fixed = {name: value for name, value in self.config.to_dict().items() if name not in _OF_MEMORY}
+        fixed = {name: value for name, value in self.config.to_dict().items() if name not in OF_MEMORY}
         text = json.dumps([self.pictures, fixed, self.checkpoint.fingerprint])
         return f"{Path(self.pair).name}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 

@@ -8,19 +8,18 @@ import re
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..backbones import Backbone, Checkpoint, open_checkpoint
 from ..backbones.precision import precision_for
-from ..formats.drawn_picture import infotext, write_picture
+from ..drawing import draw
 from ..formats.new_file import is_temporary
 from ..formats.pair_folder import load_pair
 from ..formats.tailoring_file import save_tailoring
 from ..reference import Reference
 from ..runs import Plan, Run, RunInUse, Runs, plan_of
-from ..sampling import picture_size, sample, seeded_noise
+from ..sampling import picture_size
 from ..tailoring import put_into
 from ..training import Training, TrainingResult
 from .jobs import Job, Row
@@ -116,31 +115,24 @@ def _draw(
     drawing: Drawing,
     task: TailorTask,
 ) -> None:
-    width, height = picture_size(model, drawing.width, drawing.height)
+    size = picture_size(model, drawing.width, drawing.height)
     for prompt in {drawing.negative_prompt, *(prompt for prompt, _ in wanted)}:
         model.require_readable(prompt)
     decode = checkpoint.decoder(model.device)
     for prompt, seed in wanted:
-        # one at a time: in a batch the others decide how sums are rounded
-        latents = sample(
+        draw(
             model,
-            [prompt],
-            seeded_noise(seed, model.latent_shape(height, width)),
+            decode,
+            paths[prompt, seed],
+            prompt,
+            seed,
+            size=size,
             steps=drawing.steps,
-            guidance=drawing.cfg,
+            cfg=drawing.cfg,
             negative_prompt=drawing.negative_prompt,
+            checkpoint=Path(task.checkpoint.path).stem,
+            tailoring=task.name,
         )
-        (picture,) = decode(model.unscaled(latents))
-        settings: dict[str, Any] = {
-            "Steps": drawing.steps,
-            "Sampler": "DDIM",
-            "CFG scale": drawing.cfg,
-            "Seed": seed,
-            "Size": f"{width}x{height}",
-            "Model": Path(task.checkpoint.path).stem,
-            "MagicTailor": task.name,
-        }
-        write_picture(picture, paths[prompt, seed], infotext(prompt, drawing.negative_prompt, settings))
 
 
 def _picture_name(prompt: str, seed: int, drawing: Drawing) -> str:

@@ -17,9 +17,10 @@ from tqdm import tqdm
 from ..backbones import Checkpoint, open_checkpoint
 from ..backbones.precision import precision_for
 from ..config import TailorConfig
+from ..drawing import draw
 from ..errors import InputError
 from ..fingerprints import of_checkpoint_files
-from ..formats.drawn_picture import infotext, write_picture
+from ..formats.drawn_picture import write_picture
 from ..formats.file_name import checked_name
 from ..formats.pair_folder import MASKS, PairPart, load_pair
 from ..formats.tailoring_file import SavedTailoring, load_tailoring, save_with_embeddings
@@ -27,7 +28,7 @@ from ..masks.detections import Detections
 from ..masks.grounded_sam import load_grounded_sam
 from ..reference import Reference
 from ..runs import Plan, Run, Runs, plan_of
-from ..sampling import picture_size, sample, seeded_noise
+from ..sampling import picture_size
 from ..tailoring import Tailoring, put_into
 from ..training import Training, TrainingResult
 from .parser import config_of
@@ -132,7 +133,7 @@ def sample_command(arguments: argparse.Namespace) -> None:
     model = checkpoint.model([token.class_word for token in tailoring.tokens], config, device)
     put_into(model, tailoring)
     decode = checkpoint.decoder(device)
-    width, height = picture_size(model, arguments.width, arguments.height)
+    size = picture_size(model, arguments.width, arguments.height)
     for prompt in (*prompts, arguments.negative_prompt):
         model.require_readable(prompt)
 
@@ -140,27 +141,21 @@ def sample_command(arguments: argparse.Namespace) -> None:
     paths = _free_paths(arguments.output_dir)
     with tqdm(total=len(drawings) * arguments.steps, unit="step") as bar:
         for prompt, seed in drawings:
-            latents = sample(
+            path = next(paths)
+            draw(
                 model,
-                [prompt],
-                seeded_noise(seed, model.latent_shape(height, width)),
+                decode,
+                path,
+                prompt,
+                seed,
+                size=size,
                 steps=arguments.steps,
-                guidance=arguments.cfg,
+                cfg=arguments.cfg,
                 negative_prompt=arguments.negative_prompt,
+                checkpoint=arguments.pretrained_model_name_or_path.stem,
+                tailoring=arguments.model_path.stem,
                 after_step=bar.update,
             )
-            (picture,) = decode(model.unscaled(latents))
-            settings = {
-                "Steps": arguments.steps,
-                "Sampler": "DDIM",
-                "CFG scale": arguments.cfg,
-                "Seed": seed,
-                "Size": f"{width}x{height}",
-                "Model": arguments.pretrained_model_name_or_path.stem,
-                "MagicTailor": arguments.model_path.stem,
-            }
-            path = next(paths)
-            write_picture(picture, path, infotext(prompt, arguments.negative_prompt, settings))
             bar.write(str(path))
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and never over another."""
+"""Files that are written whole or not at all, and over another only where that is asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -43,6 +43,23 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    with _written(path, _name) as temporary:
+        yield temporary
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """As `new_file`, in place of the file that may be there, which stays until the new one is whole.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; the file is as it was.
+    """
+    with _written(path, os.replace) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _written(path: Path, name: Callable[[Path, Path], None]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # of a short name, whatever the wanted one
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}.tmp")
@@ -54,7 +71,7 @@ def new_file(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.chmod(rights)
         _flush(temporary)
-        _name(temporary, path)
+        name(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _flush_folder(path.parent)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .fitting import shortened
 from .fonts import pillow_font
 
 GAP, TEXT = 6, 14  # pixels
@@ -25,22 +26,21 @@ def labelled_grid(
 
     Args:
         pictures: rows of (3, H, W) in [0, 1]; None leaves a place empty.
-        rows, columns: labels; what is too long for its place is cut off with an ellipsis.
+        rows, columns: labels; of what is too long for its place the middle is left out.
         captions: as many as pictures; None: none.
         tile: height and width of a picture's place.
     """
     words = "".join([*rows, *columns, *(text for line in captions or () for text in line)])
     font = pillow_font(words or "a", TEXT)
     line = round(1.5 * TEXT)
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    margin = min(2 * tile, max((round(measure.textlength(label, font=font)) for label in rows), default=0)) + 2 * GAP
+    margin = min(2 * tile, max((round(font.getlength(label)) for label in rows), default=0)) + 2 * GAP
     step = (tile + GAP, tile + GAP + (line if captions else 0))
     size = (margin + len(columns) * step[0], line + 2 * GAP + len(rows) * step[1])
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
 
     def write(x: int, y: int, text: str, width: int) -> None:
-        draw.text((x, y), _cut(draw, text, font, width), INK, font)
+        draw.text((x, y), shortened(text, font, width), INK, font)
 
     for column, label in enumerate(columns):
         write(margin + column * step[0], GAP, label, tile)
@@ -67,11 +67,3 @@ def _fitted(picture: Tensor, side: int) -> Image.Image:
     how = {"mode": "bicubic", "antialias": True} if factor < 1 else {"mode": "nearest"}
     scaled = F.interpolate(picture[None].float(), size, **how)[0]
     return Image.fromarray((scaled.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy())
-
-
-def _cut(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    if draw.textlength(text, font=font) <= width:
-        return text
-    while text and draw.textlength(text + "\N{HORIZONTAL ELLIPSIS}", font=font) > width:
-        text = text[:-1]
-    return text + "\N{HORIZONTAL ELLIPSIS}"

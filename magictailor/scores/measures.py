@@ -19,7 +19,7 @@ def likeness(drawn: Tensor, references: Tensor) -> Tensor:
     Returns:
         (B,) from -1 to 1.
     """
-    return (F.normalize(drawn, dim=1) @ F.normalize(references, dim=1).T).mean(dim=1)
+    return _cosines(drawn, references).mean(dim=1)
 
 
 def nearest(drawn: Tensor, references: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def nearest(drawn: Tensor, references: Tensor) -> Tensor:
     Returns:
         (B,) from -1 to 1.
     """
-    return (F.normalize(drawn, dim=1) @ F.normalize(references, dim=1).T).amax(dim=1)
+    return _cosines(drawn, references).amax(dim=1)
 
 
 def agreement(drawn: Tensor, texts: Tensor) -> Tensor:
@@ -45,8 +45,7 @@ def spread(references: Tensor) -> float | None:
     count = len(references)
     if count < 2:
         return None
-    unit = F.normalize(references, dim=1)
-    total = (unit @ unit.T).sum() - count
+    total = _cosines(references, references).sum() - count
     return float(total / (count * (count - 1)))
 
 
@@ -60,3 +59,8 @@ def standardised(values: Tensor) -> Tensor:
 def merit(columns: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """What pictures are ranked by: the weighted sum of standardised columns (B,), so that no unit counts more."""
     return torch.stack([weights.get(name, 0.0) * standardised(values) for name, values in columns.items()]).sum(dim=0)
+
+
+def _cosines(some: Tensor, others: Tensor) -> Tensor:
+    """(B, K), of each of B vectors with each of K."""
+    return F.normalize(some, dim=1) @ F.normalize(others, dim=1).T

@@ -166,7 +166,8 @@ def test_a_concept_and_two_components_are_learned(name, checkpoint, tailoring, n
     tables = dict(checkpoint[1].cond_stage_model.state_dict())
     tokenizer = getattr(checkpoint[1].tokenizer, min(ROW_WIDTHS[name])).tokenizer
     for token in tailoring.tokens:
-        assert {key: len(row) for key, row in token.rows.items()} == ROW_WIDTHS[name]
+        shapes = {key: (1, width) for key, width in ROW_WIDTHS[name].items()}
+        assert {key: row.shape for key, row in token.rows.items()} == shapes
         for key, row in token.rows.items():
             table = tables[f"{key}.transformer.text_model.embeddings.token_embedding.weight"]
             start = table[tokenizer(token.class_word)["input_ids"][1]].float()

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from magictailor.errors import InputError
 from magictailor.formats.file_name import LONGEST, checked_name, prompt_name
+from magictailor.formats.new_file import replaced_file
 from magictailor.formats.tailoring_file import load_tailoring, save_embedding, save_tailoring, save_with_embeddings
 from magictailor.training import train
 
@@ -233,7 +234,7 @@ def test_what_is_no_safetensors_file_is_refused(saved, contents):
 
 def test_an_ordinary_lora_is_refused(saved):
     save_file({"lora_unet_x.alpha": torch.ones(())}, saved)
-    with pytest.raises(InputError, match="not a MagicTailor tailoring"):
+    with pytest.raises(InputError, match="holds no new word.* goes into Load LoRA"):
         load_tailoring(saved)
 
 
@@ -362,3 +363,17 @@ def test_the_tailoring_keeps_its_name_and_its_embeddings_get_one_for_prompts(tai
     saved = save_with_embeddings(tailoring, "red house", tmp_path, tmp_path)
     assert saved.tailoring.name == "red house_2.safetensors"
     assert [path.name for path in saved.embeddings] == ["red_house_2_v0.safetensors", "red_house_2_v1.safetensors"]
+
+
+def test_a_file_that_is_replaced_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("of yesterday")
+    with pytest.raises(OSError, match="full"), replaced_file(path) as temporary:
+        temporary.write_text("half")
+        assert path.read_text() == "of yesterday"
+        raise OSError("full")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name] and path.read_text() == "of yesterday"
+    with replaced_file(path) as temporary:
+        temporary.write_text("of today")
+        assert path.read_text() == "of yesterday"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name] and path.read_text() == "of today"

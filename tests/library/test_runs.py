@@ -16,6 +16,7 @@ from tiny import tiny_model, tiny_reference
 
 import magictailor.formats.new_file
 import magictailor.runs
+from benchmarks.durability.fuzz import damaged
 from magictailor.backbones import CheckpointWeights
 from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
 from magictailor.config import CONTINUE, START_OVER, TailorConfig
@@ -428,23 +429,9 @@ def test_damaged_states_are_refused_and_never_written_over(tmp_path):
     folder.mkdir(parents=True)
     path = folder / state.name
     training = Training(tiny_model(CONFIG), REFERENCES, CONFIG)
-    header = 8 + int.from_bytes(original[:8], "little")
     refused = 0
     for _ in range(400):
-        contents = bytearray(original)
-        for _ in range(numbers.choice((1, 1, 4, 32))):
-            place = numbers.randrange(numbers.choice((16, header, len(contents))))
-            kind = numbers.randrange(4)
-            if kind == 0:
-                contents[place] ^= 1 << numbers.randrange(8)
-            elif kind == 1:
-                del contents[place : place + numbers.randrange(1, 200)]
-            elif kind == 2:
-                contents[place:place] = numbers.randbytes(numbers.randrange(1, 50))
-            else:
-                contents[place : place + 8] = numbers.choice((b"\0" * 8, b"\xff" * 8, b"[[[[[[[[", b"99999999"))
-            if len(contents) < 64:
-                break
+        contents = damaged(original, numbers)
         path.write_bytes(contents)
         try:
             Run(folder).restore(training)
