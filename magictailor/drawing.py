@@ -25,7 +25,7 @@ def draw(
     negative_prompt: str,
     checkpoint: str,
     tailoring: str,
-    after_step: Callable[[], object] = lambda: None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Draw one picture into a new PNG file.
 
