@@ -157,6 +157,23 @@ class TailorConfig:
         1.0, "The gradient of the LoRA is scaled down to this norm.", low=1e-4, high=1e6, step=0.1, advanced=True
     )
 
+    # files hold the fields by name, nodes their widgets by position: what is new comes last
+    vectors_per_token: int = _knob(
+        1,
+        "Vectors of each new word. More hold more detail, and take as many pieces of a prompt's 75.",
+        low=1,
+        high=16,
+        step=1,
+        advanced=True,
+    )
+    token_start: Literal["first pieces", "mean of pieces"] = _knob(
+        "first pieces",
+        "What a new word starts from, where its class word is several pieces to the text encoder: the first ones, one for "
+        "each vector, or the mean of all.",
+        choices=("first pieces", "mean of pieces"),
+        advanced=True,
+    )
+
     def __post_init__(self) -> None:
         for name, knob in knobs().items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), knob, _DEFAULTS[name]))

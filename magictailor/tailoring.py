@@ -92,6 +92,11 @@ class Tailoring:
         return self.renamed([labelled(token.name, label) for token in self.tokens])
 
     @property
+    def vectors_per_token(self) -> int:
+        """Of its first token; those of other trainers may differ."""
+        return max(map(len, self.tokens[0].rows.values()))
+
+    @property
     def words(self) -> str:
         """Which token stands for what: `<v0> = tower, <v1> = roof`."""
         return ", ".join(" = ".join(filter(None, (token.name, token.class_word))) for token in self.tokens)
@@ -131,8 +136,9 @@ def tailoring_from(
         lora, rows: as `Backbone.lora` and `Backbone.token_rows` name them.
         class_words: the concept's first.
     """
+    vectors = {key: learned.detach().float().cpu().chunk(len(class_words)) for key, learned in rows.items()}
     tokens = tuple(
-        Token(token_name(n), word, {key: row[n][None].detach().float().cpu().clone() for key, row in rows.items()})
+        Token(token_name(n), word, {key: of_words[n].clone() for key, of_words in vectors.items()})
         for n, word in enumerate(class_words)
     )
     return Tailoring(family.name, family.lora_layout.stored(lora, config.lora_rank), tokens, config, steps_done)
@@ -143,7 +149,8 @@ def put_into(model: Backbone, tailoring: Tailoring) -> None:
     """Let a model know a tailoring: the opposite of `tailoring_of`.
 
     Args:
-        model: with a LoRA of the tailoring's rank and as many tokens, which are overwritten.
+        model: with a LoRA of the tailoring's rank and as many tokens of as many vectors, which are overwritten; it
+            calls them as the tailoring does.
 
     Raises:
         InputError: the tailoring was trained on another family, with fewer text encoders, or on a network of other
@@ -163,7 +170,10 @@ def put_into(model: Backbone, tailoring: Tailoring) -> None:
     strange = next((key for key in sorted(left) if not (layout.alpha and key.endswith(layout.alpha))), None)
     if strange is not None:
         raise InputError("tailoring", f"has a LoRA for {strange}, which this checkpoint has not")
+    model.name_tokens([token.name for token in tailoring.tokens])
     for key, rows in model.token_rows().items():
+        if any(len(token.rows[key]) * len(tailoring.tokens) != len(rows) for token in tailoring.tokens):
+            raise InputError("tailoring", "has words of other numbers of vectors than the model was made for")
         rows.copy_(torch.cat([token.rows[key] for token in tailoring.tokens]))
 
 

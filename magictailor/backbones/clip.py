@@ -25,16 +25,17 @@ CLIP_VOCABULARY = "openai/clip-vit-large-patch14"
 TextEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
 
-def first_sub_token(tokenizer: Tokenizer, word: str) -> int:
-    """Id of the first piece the tokenizer cuts a word into (its output starts with the start token)."""
-    return tokenizer(word)["input_ids"][1]
+def sub_tokens(tokenizer: Tokenizer, word: str) -> list[int]:
+    """Ids of the pieces the tokenizer cuts a word into, one or more (its output has a start and an end token)."""
+    _, *pieces, end = tokenizer(word)["input_ids"]
+    return pieces or [end]
 
 
-def prompt_ids(tokenizer: Tokenizer, text: str, new_ids: Mapping[str, int], pad_token: int) -> list[int]:
-    """Ids of a prompt padded to 77, with a new token's id where its name stands.
+def prompt_ids(tokenizer: Tokenizer, text: str, new_ids: Mapping[str, list[int]], pad_token: int) -> list[int]:
+    """Ids of a prompt padded to 77, with the ids of a new token's vectors where its name stands.
 
     Args:
-        new_ids: id by token name.
+        new_ids: those of its vectors by token name.
 
     Raises:
         InputError: the prompt is too long; names "prompt".
@@ -42,7 +43,7 @@ def prompt_ids(tokenizer: Tokenizer, text: str, new_ids: Mapping[str, int], pad_
     start, *_, end = tokenizer("")["input_ids"]
     words: list[int] = []
     for piece in split_at_tokens(text, list(new_ids)):
-        words += [new_ids[piece]] if piece in new_ids else tokenizer(piece)["input_ids"][1:-1]
+        words += new_ids[piece] if piece in new_ids else tokenizer(piece)["input_ids"][1:-1]
     ids = [start, *words, end]
     if len(ids) > PROMPT_LENGTH:
         raise InputError("prompt", f"is {len(words)} pieces of words long; CLIP reads {PROMPT_LENGTH - 2} at most")

@@ -238,11 +238,19 @@ class Backbone(Protocol):
         ...
 
     def token_rows(self) -> dict[str, nn.Parameter]:
-        """The trained rows (N, width) of each text encoder, by embedding key."""
+        """The trained vectors (N * V, width) of each text encoder, by embedding key: V of each token in turn."""
+        ...
+
+    def name_tokens(self, names: Sequence[str]) -> None:
+        """Call the tokens otherwise in every prompt from now on, the concept's first."""
         ...
 
     def token_columns(self) -> Tensor:
-        """(N, P) positions of each token among the text keys of "A photo of <vN>", for `predict`."""
+        """(N, P) positions of each token among the text keys of "A photo of <vN>", for `predict`.
+
+        P counts the vectors of a token: it gets what its vectors get together. L_attn divides that by its maximum, so
+        it is the same as of their mean.
+        """
         ...
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:

@@ -21,24 +21,23 @@ _TABLE = "shared.weight"
 _BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
 
-def first_sub_token(tokenizer: Tokenizer, word: str) -> int:
-    """Id of the first piece the tokenizer cuts a word into (its output has no start token)."""
-    ids = tokenizer(word)["input_ids"]
-    return next((id_ for id_ in ids if id_ != BARE_SPACE), BARE_SPACE)
+def sub_tokens(tokenizer: Tokenizer, word: str) -> list[int]:
+    """Ids of the pieces the tokenizer cuts a word into, one or more (its output has an end token alone)."""
+    return [piece for piece in tokenizer(word)["input_ids"] if piece not in (BARE_SPACE, END)] or [BARE_SPACE]
 
 
-def prompt_ids(tokenizer: Tokenizer, text: str, new_ids: Mapping[str, int], length: int) -> list[int]:
-    """Ids of a prompt padded to a length, with a new token's id where its name stands.
+def prompt_ids(tokenizer: Tokenizer, text: str, new_ids: Mapping[str, list[int]], length: int) -> list[int]:
+    """Ids of a prompt padded to a length, with the ids of a new token's vectors where its name stands.
 
     Args:
-        new_ids: id by token name.
+        new_ids: those of its vectors by token name.
 
     Raises:
         InputError: the prompt is too long; names "prompt".
     """
     words: list[int] = []
     for piece in split_at_tokens(text, list(new_ids)):
-        words += [new_ids[piece]] if piece in new_ids else tokenizer(piece)["input_ids"][:-1]
+        words += new_ids[piece] if piece in new_ids else tokenizer(piece)["input_ids"][:-1]
     if len(words) >= length:
         raise InputError("prompt", f"is {len(words)} pieces of words long; T5 is given {length - 1} at most")
     return [*words, END] + [PAD] * (length - len(words) - 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,31 @@ class ExtendedEmbedding(nn.Module):
         old = F.embedding(ids.clamp_max(size - 1), self.weight)
         new = F.embedding((ids - size).clamp_min(0), self.rows).to(old.dtype)
         return torch.where((ids >= size).unsqueeze(-1), new, old)
+
+
+def starting_rows(table: Tensor, pieces: Sequence[Sequence[int]], vectors: int, mean: bool) -> Tensor:
+    """First values (N * V, width) of N words of V vectors each.
+
+    Args:
+        table: (V, width) of the known pieces.
+        pieces: ids of those that each class word is cut into.
+        vectors: V; the vectors of a word are its pieces in order, begun again where there are too few.
+        mean: they are all the mean of the pieces instead.
+    """
+    rows = []
+    for ids in pieces:
+        known = table[list(ids)]
+        rows += [known.float().mean(0).to(table.dtype) if mean else known[n % len(ids)] for n in range(vectors)]
+    return torch.stack(rows)
+
+
+def new_ids(names: Sequence[str], first: int, vectors: int) -> dict[str, list[int]]:
+    """Ids of the vectors of each word, by its name.
+
+    Args:
+        first: of them all, the size of the table.
+    """
+    return {name: list(range(first + n * vectors, first + (n + 1) * vectors)) for n, name in enumerate(names)}
 
 
 def chosen_rows(known: Tensor, chosen: Tensor) -> Tensor:

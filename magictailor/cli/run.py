@@ -128,7 +128,11 @@ def sample_command(arguments: argparse.Namespace) -> None:
     _require(arguments, "steps", "count")
     tailoring = load_tailoring(arguments.model_path)
     prompts = arguments.prompt or [tailoring.prompt]
-    config = TailorConfig(lora_rank=tailoring.rank, mixed_precision=arguments.mixed_precision)
+    config = TailorConfig(
+        lora_rank=tailoring.rank,
+        vectors_per_token=tailoring.vectors_per_token,
+        mixed_precision=arguments.mixed_precision,
+    )
     checkpoint, device = _opened(arguments), _device(arguments)
     model = checkpoint.model([token.class_word for token in tailoring.tokens], config, device)
     put_into(model, tailoring)

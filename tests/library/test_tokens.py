@@ -52,7 +52,7 @@ def test_without_tokens_nothing_is_cut():
 
 
 def test_a_tokens_name_becomes_its_id_and_the_prompt_is_padded():
-    ids = prompt_ids(tokenizer, "A photo of <v0>", {"<v0>": 100}, pad_token=7)
+    ids = prompt_ids(tokenizer, "A photo of <v0>", {"<v0>": [100]}, pad_token=7)
     assert ids[0] == START and ids[4:6] == [100, END]
     assert len(ids) == 77 and set(ids[6:]) == {7}
 

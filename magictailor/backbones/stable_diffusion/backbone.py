@@ -48,6 +48,9 @@ class UNetBackbone:
     def token_rows(self) -> dict[str, nn.Parameter]:
         return self.prompts.trained()
 
+    def name_tokens(self, names: Sequence[str]) -> None:
+        self.prompts.names = list(names)
+
     def token_columns(self) -> Tensor:
         return self.prompts.columns[:, None]
 
@@ -195,7 +198,15 @@ def assemble(
     return UNetBackbone(
         family=family,
         unet=unet.train(),
-        prompts=PromptEncoder(encoders, family, tokenizer, class_words, text_layer).to(device),
+        prompts=PromptEncoder(
+            encoders,
+            family,
+            tokenizer,
+            class_words,
+            text_layer,
+            config.vectors_per_token,
+            config.token_start == "mean of pieces",
+        ).to(device),
         autoencoder=autoencoder,
         schedule=schedule.to(device),
         capture=watch_attention(unet),

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ...tokens import PROMPT, positions_of, require_tokens, token_name
-from ..clip import TextEncoder, body, first_sub_token, hidden_layer, prompt_ids
+from ..clip import TextEncoder, body, hidden_layer, prompt_ids, sub_tokens
 from ..protocol import Tokenizer
-from ..token_rows import ExtendedEmbedding, chosen_rows
+from ..token_rows import ExtendedEmbedding, chosen_rows, new_ids, starting_rows
 from .family import UNetFamily
 
 
@@ -72,7 +72,9 @@ class PromptEncoder(nn.Module):
         encoders: by embedding key, frozen.
         family: says which layer of each encoder is shown to the U-Net.
         tokenizer: text -> {"input_ids": [start, ..., end]}.
-        class_words: one for each reference; a token starts as its word's first sub-token.
+        class_words: one for each reference; a token starts as its word's first pieces, see `starting_rows`.
+        vectors: V, of each token.
+        mean: a token starts as the mean of its word's pieces.
         layer: overrides the family's layer (the user's "clip skip"), counted from the end, in every encoder that has
             so many layers, as in ComfyUI.
     """
@@ -86,22 +88,24 @@ class PromptEncoder(nn.Module):
         tokenizer: Tokenizer,
         class_words: Sequence[str],
         layer: int | None = None,
+        vectors: int = 1,
+        mean: bool = False,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.family = family
         self.tokenizer = tokenizer
-        self.layer = layer
+        self.layer, self.vectors = layer, vectors
         self.names = [token_name(n) for n in range(len(class_words))]
-        starts = [first_sub_token(tokenizer, word) for word in class_words]
+        pieces = [sub_tokens(tokenizer, word) for word in class_words]
         for description in family.text_encoders:
             embeddings = body(self.encoders[description.key]).embeddings
             table = embeddings.token_embedding.weight
-            embeddings.token_embedding = ExtendedEmbedding(table, table[starts])
+            embeddings.token_embedding = ExtendedEmbedding(table, starting_rows(table, pieces, vectors, mean))
         texts = [f"{PROMPT} {name}" for name in self.names]
         for key, ids in self.ids(texts).items():
             self.register_buffer(f"ids_{key}", ids, persistent=False)
-        columns = [self.positions(text, name)[0] for text, name in zip(texts, self.names, strict=True)]
+        columns = [self.positions(text, name) for text, name in zip(texts, self.names, strict=True)]
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
 
     def ids(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -113,9 +117,9 @@ class PromptEncoder(nn.Module):
         ids = {}
         for description in self.family.text_encoders:
             size = len(self._table(description.key).weight)
-            new_ids = {name: size + n for n, name in enumerate(self.names)}
+            learned = new_ids(self.names, size, self.vectors)
             ids[description.key] = torch.tensor(
-                [prompt_ids(self.tokenizer, text, new_ids, description.pad_token) for text in texts]
+                [prompt_ids(self.tokenizer, text, learned, description.pad_token) for text in texts]
             )
         return ids
 
@@ -136,7 +140,7 @@ class PromptEncoder(nn.Module):
         return positions_of(pieces[: pieces.index(end)], prompt)
 
     def rows(self, key: str) -> nn.Parameter:
-        """The trained rows (N, width) of one text encoder."""
+        """The trained rows (N * V, width) of one text encoder."""
         return self._table(key).rows
 
     def _table(self, key: str) -> ExtendedEmbedding:

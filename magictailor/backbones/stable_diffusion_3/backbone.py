@@ -52,6 +52,9 @@ class TransformerBackbone:
     def token_rows(self) -> dict[str, nn.Parameter]:
         return self.prompts.trained()
 
+    def name_tokens(self, names: Sequence[str]) -> None:
+        self.prompts.names = list(names)
+
     def token_columns(self) -> Tensor:
         return self.prompts.columns
 
@@ -207,7 +210,15 @@ def assemble(
     return TransformerBackbone(
         family=family,
         transformer=transformer.train(),
-        prompts=PromptEncoder(encoders, family, tokenizers, class_words, text_layer).to(device),
+        prompts=PromptEncoder(
+            encoders,
+            family,
+            tokenizers,
+            class_words,
+            text_layer,
+            config.vectors_per_token,
+            config.token_start == "mean of pieces",
+        ).to(device),
         autoencoder=autoencoder,
         schedule=schedule,
         capture=watch_attention(transformer),

@@ -20,7 +20,7 @@ from ...tokens import PROMPT, positions_of, require_tokens, token_name
 from .. import clip, t5
 from ..clip import PROMPT_LENGTH, TextEncoder
 from ..protocol import Tokenizer
-from ..token_rows import ExtendedEmbedding, chosen_rows
+from ..token_rows import ExtendedEmbedding, chosen_rows, new_ids, starting_rows
 from .family import T5, TransformerFamily
 
 T5_LENGTH = 77
@@ -71,7 +71,9 @@ class PromptEncoder(nn.Module):
         encoders: by embedding key, frozen; one or more of the family's.
         family: says how their outputs are joined.
         tokenizers: by embedding key; all CLIP encoders share the one that is found first.
-        class_words: one for each reference; a token starts as its word's first sub-token.
+        class_words: one for each reference; a token starts as its word's first pieces, see `starting_rows`.
+        vectors: V, of each token.
+        mean: a token starts as the mean of its word's pieces.
         layer: overrides the layers that are shown (the user's "clip skip"), counted from the end, in every encoder that
             has so many, as in ComfyUI.
     """
@@ -85,30 +87,32 @@ class PromptEncoder(nn.Module):
         tokenizers: Mapping[str, Tokenizer],
         class_words: Sequence[str],
         layer: int | None = None,
+        vectors: int = 1,
+        mean: bool = False,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({key: encoders[key] for key in family.embedding_keys if key in encoders})
         self.family = family
-        self.layer = layer
+        self.layer, self.vectors = layer, vectors
         self.clip = [description for description in family.text_encoders if description.key in encoders]
         self.tokenizers = {T5: tokenizers[T5]} if T5 in encoders else {}
         if self.clip:
             shared = next(tokenizers[d.key] for d in family.text_encoders if d.key in tokenizers)
             self.tokenizers |= {description.key: shared for description in self.clip}
         self.names = [token_name(n) for n in range(len(class_words))]
-        self.tables = {key: self._extended(key, class_words) for key in self.encoders}
+        self.tables = {key: self._extended(key, class_words, mean) for key in self.encoders}
         texts = [f"{PROMPT} {name}" for name in self.names]
         for key, ids in self.ids(texts).items():
             self.register_buffer(f"ids_{key}", ids, persistent=False)
         columns = [self.positions(text, name) for text, name in zip(texts, self.names, strict=True)]
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
 
-    def _extended(self, key: str, class_words: Sequence[str]) -> ExtendedEmbedding:
+    def _extended(self, key: str, class_words: Sequence[str], mean: bool) -> ExtendedEmbedding:
         encoder: Any = self.encoders[key]
         read = t5 if key == T5 else clip
         table = encoder.get_input_embeddings().weight
-        starts = [read.first_sub_token(self.tokenizers[key], word) for word in class_words]
-        extended = ExtendedEmbedding(table, table[starts])
+        pieces = [read.sub_tokens(self.tokenizers[key], word) for word in class_words]
+        extended = ExtendedEmbedding(table, starting_rows(table, pieces, self.vectors, mean))
         encoder.set_input_embeddings(extended)
         return extended
 
@@ -122,11 +126,11 @@ class PromptEncoder(nn.Module):
 
     def _ids(self, key: str, text: str) -> list[int]:
         size = len(self.tables[key].weight)
-        new_ids = {name: size + n for n, name in enumerate(self.names)}
+        learned = new_ids(self.names, size, self.vectors)
         if key == T5:
-            return t5.prompt_ids(self.tokenizers[key], text, new_ids, T5_LENGTH)
+            return t5.prompt_ids(self.tokenizers[key], text, learned, T5_LENGTH)
         description = next(d for d in self.clip if d.key == key)
-        return clip.prompt_ids(self.tokenizers[key], text, new_ids, description.pad_token)
+        return clip.prompt_ids(self.tokenizers[key], text, learned, description.pad_token)
 
     def require_readable(self, text: str) -> None:
         """Refuse a prompt that is too long, or holds a token's name that was not learned.
@@ -152,7 +156,7 @@ class PromptEncoder(nn.Module):
         return found
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The trained rows (N, width) by embedding key."""
+        """The trained rows (N * V, width) by embedding key."""
         return {key: table.rows for key, table in self.tables.items()}
 
     def forward(self) -> EncodedPrompts:
