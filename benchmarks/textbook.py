@@ -208,7 +208,7 @@ def textbook_of(training, parts: Sequence[torch.nn.Module]) -> Textbook:
         config=training.config,
         lora={name: p.detach().clone() for name, p in training.lora.items()},
         prompts=getattr(model.prompts, f"ids_{key}"),
-        columns=model.prompts.columns,
+        columns=model.prompts.columns[:, 0],
         rows=model.prompts.rows(key).detach().clone(),
         precision=model.precision,
     )

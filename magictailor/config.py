@@ -168,8 +168,8 @@ class TailorConfig:
     )
     token_start: Literal["first pieces", "mean of pieces"] = _knob(
         "first pieces",
-        "What a new word starts from, where its class word is several pieces to the text encoder: the first ones, one for "
-        "each vector, or the mean of all.",
+        "What a new word starts from, where its class word is several pieces to the text encoder: the first ones, one "
+        "for each vector, or the mean of all.",
         choices=("first pieces", "mean of pieces"),
         advanced=True,
     )

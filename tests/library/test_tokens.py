@@ -74,7 +74,7 @@ def test_a_word_is_found_piece_by_piece_wherever_it_stands(pieces, prompt, posit
 def test_the_training_prompts_are_a_photo_of_each_token():
     _, encoder, _ = tiny_parts()
     prompts = PromptEncoder({"clip_l": encoder}, TINY, tokenizer, ["roof", "tower"])
-    assert prompts.columns.tolist() == [4, 4]
+    assert prompts.columns.tolist() == [[4], [4]]
     assert torch.equal(prompts().hidden, prompts.encode(["A photo of <v0>", "A photo of <v1>"]).hidden)
     assert prompts.positions("<v0> with <v1> and <v0>", "<v0>") == [1, 5]
     assert prompts.positions("<v0> on a beach", "beach") == [4]

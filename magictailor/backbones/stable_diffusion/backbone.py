@@ -52,7 +52,7 @@ class UNetBackbone:
         self.prompts.names = list(names)
 
     def token_columns(self) -> Tensor:
-        return self.prompts.columns[:, None]
+        return self.prompts.columns
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return autoencoders.latent_shape(self.autoencoder, height, width)
