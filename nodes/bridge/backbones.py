@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy import lora, model_sampling
 from comfy.model_patcher import ModelPatcher, get_key_weight
+from comfy.patcher_extension import WrappersMP
 from comfy.sd import CLIP, VAE
 from torch import Tensor, float32
 
@@ -61,6 +62,26 @@ def baked(patcher: ModelPatcher, prefix: str | None = None) -> dict[str, Tensor]
             weight = lora.calculate_weight(patches, weight, key)
         weights[key] = weight
     return weights
+
+
+def unseen_patches(model: ModelPatcher) -> list[str]:
+    """What acts on a MODEL while the host samples, and is neither weights nor noise levels: training cannot see it.
+
+    Returns:
+        the nodes that put it there, by the names of their classes or functions, sorted.
+    """
+    options = model.model_options
+    of_blocks = options.get("transformer_options", {})
+    acting = [function for functions in of_blocks.get("patches", {}).values() for function in functions]
+    acting += [function for places in of_blocks.get("patches_replace", {}).values() for function in places.values()]
+    acting += [options["model_function_wrapper"]] if "model_function_wrapper" in options else []
+    wrappers = model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {})
+    acting += [function for functions in wrappers.values() for function in functions]
+    return sorted({_origin(function) for function in acting} | set(model.injections))
+
+
+def _origin(function) -> str:
+    return getattr(function, "__qualname__", type(function).__name__).partition(".")[0]
 
 
 def _unpatched(patcher: ModelPatcher, key: str):

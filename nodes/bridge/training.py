@@ -17,7 +17,7 @@ from ...magictailor.runs import Keeper, Plan, Run, Runs, plan_of
 from ...magictailor.sampling import Sketcher
 from ...magictailor.training import Training, TrainingDiverged, TrainingResult
 from . import host, leaving
-from .backbones import checkpoint_weights
+from .backbones import checkpoint_weights, unseen_patches
 from .convert import image_from_pil, image_to_library
 from .live_view import LiveView
 from .output_folders import loras_folder, runs_folder
@@ -73,15 +73,17 @@ def trained(
     for reference in references:
         if isinstance(reference, WithoutMasks):
             raise RuntimeError(reference.complaint)
-    host.show_text(learned(references))
+    note = "\n".join(filter(None, (learned(references), left_out(model), preview.note)))
+    host.show_text(note)
     host.free_memory()
     with host.outside_inference_mode():
         weights, device = checkpoint_weights(model, clip, vae), host.torch_device()
         number_format = str(precision_for(config.mixed_precision, device))
         plan = plan_of(references, config, device.type, number_format, of_checkpoint(weights))
         run = Runs(runs_folder()).choose(plan, resume)
-        result, report = _from_disk(run, plan, preview) or _trained(
-            node, weights, vae, references, run, plan, preview, snapshot_every
+        note = "\n".join(filter(None, (note, run.note)))
+        result, report = _from_disk(run, plan, preview, note) or _trained(
+            node, weights, vae, references, run, plan, preview, snapshot_every, note
         )
     loss_map = {"loss": [step.loss for step in result.history]}
     return io.NodeOutput(result.tailoring, dict(result.tailoring.lora), loss_map, image_from_pil(report))
@@ -93,12 +95,18 @@ def learned(references: Sequence[Reference]) -> str:
     return f"{count} component{'' if count == 1 else 's'}: {', '.join(reference_names(references))}"
 
 
-def _from_disk(run: Run, plan: Plan, preview: Preview) -> tuple[TrainingResult, Image.Image] | None:
+def left_out(model) -> str:
+    """What somebody may take to be learned with, and is not; "" for nothing."""
+    names = ", ".join(unseen_patches(model))
+    return f"What {names} put on this MODEL acts while sampling only: training does not see it" if names else ""
+
+
+def _from_disk(run: Run, plan: Plan, preview: Preview, note: str) -> tuple[TrainingResult, Image.Image] | None:
     """What a finished run has left, if its report shows what is asked for: no model is needed then."""
     record, report = run.record, run.picture(preview.drawn)
     if report is None or record is None or record.steps_done != plan.config.total_steps:
         return None
-    host.show_text(run.note)
+    host.show_text(note)
     return run.result(), report
 
 
@@ -111,6 +119,7 @@ def _trained(
     plan: Plan,
     preview: Preview,
     snapshot_every: int,
+    note: str,
 ) -> tuple[TrainingResult, Image.Image]:
     """Everything that holds the trained model is in here, so that its memory is free when this returns."""
     config = plan.config
@@ -124,7 +133,6 @@ def _trained(
     )
     training = Training(trained, references, config)
     run.restore(training)
-    note = "\n".join(filter(None, (learned(references), run.note, preview.note)))
     view = LiveView(training, references, sketcher, preview.prompt, preview.every, note)
     keeper = None
     try:

@@ -76,3 +76,59 @@ def test_screenshot_shows_the_nodes(frontend, tmp_path):
     with Image.open(frontend.screenshot(tmp_path / "shot.png")) as picture:
         assert picture.size == VIEWPORT
         assert np.asarray(picture.convert("L"), dtype=float).std() > 5
+
+
+FOUR_COMPONENTS = """async type => {
+    await window.app.loadGraphData({id: crypto.randomUUID(), version: 0.4, nodes: [], links: []});
+    const {graph} = window.app;
+    const made = kind => graph.add(window.LiteGraph.createNode(kind)) && graph._nodes.at(-1);
+    const pairs = [...Array(4)].map(() => made("MagicTailorLoadPair")), train = made(type);
+    const inputs = () => train.inputs.map(input => input.name).filter(name => name.startsWith("components."));
+    pairs[0].connect(0, train, "concept");
+    for (const [n, pair] of pairs.entries()) {
+        while (!inputs()[n]) await new Promise(done => setTimeout(done, 50));
+        pair.connect(1, train, train.inputs.findIndex(input => input.name === inputs()[n]));
+    }
+    const report = made("PreviewImage");
+    train.connect(3, report, 0);
+    window.moved = [...pairs, train, report];
+}"""
+# the frontend removes inputs that are no longer used a frame later
+NEXT_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+MOVED = {
+    "into a subgraph": "() => window.app.graph.convertToSubgraph(new Set(window.moved.slice(2, 5)))",
+    "into a subgraph and out again": """() => {
+        const {graph} = window.app;
+        graph.unpackSubgraph(graph.convertToSubgraph(new Set(window.moved.slice(4, 5))).node);
+    }""",
+    "out of the clipboard": """() => {
+        const {canvas, graph} = window.app;
+        canvas.selectItems(window.moved);
+        canvas.copyToClipboard();
+        window.moved.forEach(node => graph.remove(node));
+        canvas.pasteFromClipboard();
+    }""",
+}
+
+
+def sources(graph: dict) -> dict:
+    """What each input of the one Train node comes from: how far down the canvas's nodes, and the output."""
+    (train,) = (node for node in graph.values() if node["class_type"].startswith("MagicTailorTrain"))
+    links = {name: value for name, value in train["inputs"].items() if isinstance(value, list)}
+    loaders = sorted({source for source, _ in links.values()}, key=lambda key: [int(n) for n in key.split(":")])
+    return {name: (loaders.index(source), output) for name, (source, output) in links.items()}
+
+
+@pytest.mark.parametrize(
+    ("type", "way"), [*(("MagicTailorTrainV2", way) for way in MOVED), ("MagicTailorTrain", "out of the clipboard")]
+)
+def test_no_component_is_lost_on_the_way(frontend, type, way):
+    """The frontend itself links what it pastes or unpacks by the places of inputs, before it has put them in order."""
+    frontend.evaluate(FOUR_COMPONENTS, type)
+    frontend.evaluate(NEXT_FRAMES)
+    before = sources(frontend.evaluate("async () => (await window.app.graphToPrompt()).output"))
+    assert len(before) == 5
+    frontend.evaluate(MOVED[way])
+    frontend.evaluate(NEXT_FRAMES)
+    saved = frontend.evaluate("() => window.app.graph.serialize()")
+    assert sources(frontend.api_graph(saved)) == before

@@ -35,3 +35,30 @@ def test_train_says_what_it_learns(nodes, library):
     references = [library.Reference(word, (picture,), (mask,)) for word in ("house", "roof", "door")]
     assert training.learned(references) == "2 components: <v0> = house, <v1> = roof, <v2> = door"
     assert training.learned(references[:2]) == "1 component: <v0> = house, <v1> = roof"
+
+
+def test_train_says_which_changes_of_the_model_it_cannot_see(nodes, loaded_checkpoint):
+    from comfy.patcher_extension import WrappersMP
+    from comfy_extras.nodes_freelunch import FreeU_V2
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+    from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
+
+    class Adapter:
+        def __call__(self, query, key, value, options): ...
+
+    class Cache(Adapter):
+        pass
+
+    training = importlib.import_module(f"{nodes.__name__}.bridge.training")
+    (sampled,) = ModelSamplingDiscrete().patch(loaded_checkpoint[0], "eps", False)
+    sampled.add_patches({"diffusion_model.out.2.weight": (torch.zeros(4, 320, 3, 3),)})
+    assert training.left_out(sampled) == ""
+    (model,) = FreeU_V2.execute(sampled, 1.1, 1.2, 0.9, 0.2).args
+    (model,) = PatchModelAddDownscale.execute(model, 3, 2.0, 0.0, 0.35, True, "bicubic", "bicubic").args
+    model.set_model_attn2_replace(Adapter(), "input", 4)
+    model.set_model_unet_function_wrapper(lambda *_: None)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "cache", Cache())
+    model.set_injections("animation", [])
+    said = training.left_out(model)
+    assert said.startswith("What Adapter, Cache, FreeU_V2, PatchModelAddDownscale, animation, test_train_says_")
+    assert training.left_out(loaded_checkpoint[0]) == ""
