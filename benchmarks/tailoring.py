@@ -113,7 +113,7 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
     """The rows of a CSV file; none if it is not there."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

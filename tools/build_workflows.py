@@ -1,4 +1,6 @@
-"""Writes workflows/*.json and thumbnails: the real frontend turns each canvas of `shipped_workflows` into one.
+"""Writes workflows/*.json, their thumbnails and subgraphs/*.json with the real frontend.
+
+The canvases are in `shipped_workflows`, the subgraphs in `blueprints`.
 
 Run as `python -m tools.build_workflows` after a node's inputs have changed; the result is committed. A workflow's
 thumbnail is a picture of its canvas, or the picture of a run when a folder of those is given.
@@ -13,6 +15,7 @@ import tempfile
 
 from PIL import Image, ImageOps
 
+from .blueprints import BLUEPRINTS
 from .canvas import MAKE_GRAPH
 from .comfyui import PACK_ROOT, ComfyServer, locate_comfyui, make_base_dir
 from .input_pictures import write_input_pictures
@@ -20,6 +23,7 @@ from .shipped_workflows import CANVASES, CHECKPOINT, CONTROLNET, SAM3_CHECKPOINT
 from .workflow import Frontend, check_layout
 
 WORKFLOWS = PACK_ROOT / "workflows"
+SUBGRAPHS = PACK_ROOT / "subgraphs"
 THUMBNAIL_SIZE = (640, 400)
 # where a workflow opens: its first groups, large enough to read
 FIRST_VIEW = {"scale": 0.8, "offset": [80, 80]}
@@ -43,12 +47,24 @@ def write_workflows(frontend: Frontend, names: list[str], screenshots: pathlib.P
         workflow = frontend.evaluate(MAKE_GRAPH, CANVASES[name]().as_dict())
         workflow["extra"]["ds"] = FIRST_VIEW
         path = WORKFLOWS / f"{name}.json"
-        path.write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(_as_text(workflow), encoding="utf-8")
         frontend.load(path)
         frontend.screenshot(screenshots / f"{name}.png")
         for fault in check_layout(frontend.node_boxes()):
             print(f"{name}: {fault}")
         print(path)
+
+
+def write_blueprints(frontend: Frontend) -> None:
+    """Write the files of all blueprints."""
+    for name, blueprint in BLUEPRINTS.items():
+        path = SUBGRAPHS / f"{name}.json"
+        path.write_text(_as_text(blueprint().made(frontend)), encoding="utf-8")
+        print(path)
+
+
+def _as_text(workflow: dict) -> str:
+    return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
 def write_thumbnail(name: str, picture: pathlib.Path) -> None:
@@ -60,7 +76,9 @@ def write_thumbnail(name: str, picture: pathlib.Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="build_workflows", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[[], *CANVASES], help="workflows to write; all when left out")
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *CANVASES], help="workflows to write; left out: all, and the blueprints"
+    )
     parser.add_argument("--runs", type=pathlib.Path, help="folder with pictures of runs, <workflow>.png")
     parser.add_argument("--screenshots", type=pathlib.Path, help="keep the full pictures of the canvases here")
     options = parser.parse_args()
@@ -76,6 +94,8 @@ def main() -> None:
         names = options.names or list(CANVASES)
         with ComfyServer(locate_comfyui(), base) as server, Frontend(server.url) as frontend:
             write_workflows(frontend, names, screenshots)
+            if not options.names:
+                write_blueprints(frontend)
         for name in names:
             run = options.runs / f"{name}.png" if options.runs else None
             write_thumbnail(name, run if run and run.is_file() else screenshots / f"{name}.png")

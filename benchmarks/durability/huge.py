@@ -42,7 +42,7 @@ def huge(folder: pathlib.Path) -> Iterator[Row]:
 
 def _memory_of(read: Callable[[], object]) -> tuple[float, str]:
     """MB at the highest, beyond what was held before; and what was said, "" if it was read or broke otherwise."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before, said = process_status("VmRSS"), ""
     try:
         read()

@@ -13,8 +13,9 @@ from PIL import Image
 from magictailor.masks.overlay import overlay
 from magictailor.pictures import prepare
 from magictailor.reference import Reference
+from tools.blueprints import BLUEPRINTS
 from tools.build_workflows import CANVASES, THUMBNAIL_SIZE, WORKFLOWS
-from tools.comfyui import PACK_ROOT
+from tools.comfyui import PACK_FOLDER, PACK_ROOT
 from tools.public_models import MODELS
 from tools.shipped_workflows import UPSCALER
 from tools.small_runs import override, small_overrides
@@ -424,3 +425,29 @@ def test_before_and_after_differ_by_the_tailoring_alone(drawn, opened, run):
             node["inputs"]["text"] = words
     unchanged, no_longer_tailored = np.split(run(same).pictures[0], 2, axis=1)
     assert np.array_equal(unchanged, before) and np.array_equal(no_longer_tailored, before)
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_a_blueprint_is_offered_and_shows_what_it_says(frontend, server, name):
+    offered = {e["name"]: key for key, e in json.loads(server.get("/global_subgraphs")).items() if _ours(e)}
+    assert sorted(offered) == sorted(BLUEPRINTS)
+    workflow = json.loads(json.loads(server.get(f"/global_subgraphs/{offered[name]}"))["data"])
+    described = BLUEPRINTS[name]()
+    (node,) = workflow["nodes"]
+    for side in ("inputs", "outputs"):
+        assert [slot["name"] for slot in node[side]] == [text.partition(".")[2] for text in getattr(described, side)]
+    # inside, the links of its canvas
+    graph = frontend.api_graph(workflow)
+    types = {key: node["class_type"] for key, node in graph.items()}
+    kinds = {n["key"]: n["type"] for group in described.canvas.groups for c in group["columns"] for n in c["nodes"]}
+    links = {
+        (types[v[0]], types[k], n)
+        for k, node in graph.items()
+        for n, v in node["inputs"].items()
+        if isinstance(v, list)
+    }
+    assert links == {(kinds[source], kinds[target], n) for source, _, target, n in described.canvas.links}
+
+
+def _ours(entry):
+    return entry["info"]["node_pack"] == f"custom_nodes.{PACK_FOLDER}"

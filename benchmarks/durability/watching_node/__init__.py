@@ -19,7 +19,8 @@ async def held(request):
     """Memory in bytes and counts of tensors, open files and threads."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+    status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
+    status = dict(line.split(":", 1) for line in status.splitlines())
     tensors = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
     files, threads = len(os.listdir("/proc/self/fd")), int(status["Threads"])
     memory = int(status["VmRSS"].split()[0]) * 1024
