@@ -14,9 +14,17 @@ LONGEST_NAME = 40
 _NAME = re.compile(r"<(?:(?P<label>[\w-]+):)?(?P<bracketed>[\w-]+)>|(?P<bare>[\w-]+)")
 # what prompts of other programs and packs have in such brackets
 _TAGS = {"lora", "lyco", "hypernet", "embedding"}
-# as people write <v0> by mistake, also with the wide brackets of East Asian keyboards
+# as people write and paste <v0> by mistake: wide and other brackets, as web pages and chats escape them, with
+# characters that cannot be seen
+_OPEN = r"(?:&lt;|[<\uff1c\u2039\u00ab\u3008\u300a\u2329\u27e8])"
+_CLOSE = r"(?:&gt;|[>\uff1e\u203a\u00bb\u3009\u300b\u232a\u27e9])"
+_BLANK = r"[\s\\\u200b-\u200d\u2060\ufeff]*"
+_TAG = rf"{_BLANK}(?:{'|'.join(_TAGS)}):"
 _LIKE_TOKEN = re.compile(
-    rf"[<\uff1c](?!\s*(?:{'|'.join(_TAGS)}):)\s*(?:[\w-]+\s*:\s*)?v\s*\d+\s*[>\uff1e]", re.IGNORECASE
+    rf"{_OPEN}(?!{_TAG}){_BLANK}(?:[\w-]+{_BLANK}:{_BLANK})?v{_BLANK}\d+{_BLANK}{_CLOSE}"
+    # not closed at all
+    rf"|<v\d+(?![\w-]*{_BLANK}{_CLOSE})",
+    re.IGNORECASE,
 )
 
 
@@ -83,17 +91,16 @@ def require_tokens(text: str, names: Sequence[str], field: str = "prompt") -> No
     patterns = [_LIKE_TOKEN, *map(_like, names)]
     strange = sorted({match.group() for pattern in patterns for match in pattern.finditer(text)} - set(names))
     if strange:
-        raise InputError(
-            field, f"holds {', '.join(strange)}, but what is learned is {', '.join(names)}, written exactly like that"
-        )
+        shown = "".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in ", ".join(strange))
+        raise InputError(field, f"holds {shown}, but what is learned is {', '.join(names)}, written exactly like that")
 
 
 def _like(name: str) -> re.Pattern[str]:
     """What a person may have meant a name by."""
     if not name.startswith("<"):
         return re.compile(_bounded(name), re.IGNORECASE)
-    inside = r"\s*:\s*".join(map(re.escape, name[1:-1].split(":")))
-    return re.compile(rf"[<\uff1c]\s*{inside}\s*[>\uff1e]", re.IGNORECASE)
+    inside = f"{_BLANK}:{_BLANK}".join(map(re.escape, name[1:-1].split(":")))
+    return re.compile(f"{_OPEN}{_BLANK}{inside}{_BLANK}{_CLOSE}", re.IGNORECASE)
 
 
 def _bounded(name: str) -> str:

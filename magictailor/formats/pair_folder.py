@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +56,16 @@ class PairPart:
 
 
 def pair_folders(root: Path) -> Iterator[str]:
-    """Names, relative to `root` and with `/`, of the folders below it that are named like a pair, sorted."""
-    if root.is_dir():
-        yield from sorted(
-            path.relative_to(root).as_posix() for path in root.rglob("*+*") if path.is_dir() and _words(path.name)
-        )
+    """Names, relative to `root` and with `/`, of the folders below it that are named like a pair, sorted.
+
+    Hidden folders, and those that a Mac packs beside the files of an archive, are left out.
+    """
+    found = []
+    # looks at no file: there may be very many
+    for parent, folders, _ in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        found += [(Path(parent) / name).relative_to(root).as_posix() for name in folders if _words(name)]
+    yield from sorted(found)
 
 
 def load_pair(folder: Path) -> tuple[PairPart, ...]:
@@ -83,7 +90,7 @@ def _checked_words(folder: Path) -> list[str]:
 
 
 def _words(name: str) -> list[str]:
-    parts = [part.strip() for part in name.split("+")]
+    parts = [part.strip() for part in unicodedata.normalize("NFC", name).split("+")]
     if len(parts) < 2 or not all(parts):
         return []
     # only what follows the last underline tells two of a kind apart
@@ -152,6 +159,11 @@ def _masks(folder: Path, picture: Path) -> list[Path]:
         for masks in sorted(folder.iterdir())
         if masks.name.lower() == MASKS and masks.is_dir()
         for path in masks.iterdir()
-        if path.stem.casefold() == picture.stem.casefold() and path.suffix.lower() in SUFFIXES
+        if _alike(path.stem) == _alike(picture.stem) and path.suffix.lower() in SUFFIXES
     ]
     return sorted(found, key=lambda path: (path.stem != picture.stem, path.suffix.lower() != ".png", path.name))
+
+
+def _alike(stem: str) -> str:
+    """The same for names that differ in case alone, or in how a Mac writes accents."""
+    return unicodedata.normalize("NFC", stem).casefold()

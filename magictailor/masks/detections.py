@@ -18,6 +18,7 @@ BOXES_OF_NOUN = {"brow": 2, "eyebrow": 2, "eye": 2, "ear": 2, "wheel": 2, "windo
 
 # Chinese and Japanese ones that are not full-width forms of the usual
 _SEPARATORS = str.maketrans("\u3001\u3002", ",.")
+_OF_PROMPTS = re.compile(r":\s*[\d.]+\s*(?=[)\]])|[()\[\]{}_\\]")
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,13 @@ def no_detections(best_score: float = 0.0) -> Detections:
 def split_classes(text: str, field: str) -> tuple[str, ...]:
     """The classes in "house, front door. window": lower case, in order, without repeats; () for a blank text.
 
-    Full-width letters and separators count as the usual ones.
+    Full-width letters and separators count as the usual ones, underscores as spaces. Brackets and weights, such as
+    "(roof:1.2)" in prompts, say nothing to a detector and are left out.
 
     Raises:
         InputError: there is text, but not one letter or digit between its separators.
     """
-    usual = unicodedata.normalize("NFKC", text).translate(_SEPARATORS)
+    usual = _OF_PROMPTS.sub(" ", unicodedata.normalize("NFKC", text).translate(_SEPARATORS))
     parts = (" ".join(part.lower().split()) for part in re.split(r"[,.;?|\n]", usual))
     classes = tuple(dict.fromkeys(part for part in parts if re.search(r"\w", part)))
     if text.strip() and not classes:

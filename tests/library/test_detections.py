@@ -116,6 +116,8 @@ def test_exclusion_is_concept_and_not_component():
         ("Front  Door|WINDOWS", ("front door", "windows")),
         ("房子，门、窗户。", ("房子", "门", "窗户")),
         ("Ｒｏｏｆ；door", ("roof", "door")),
+        ("left_eye, front_door", ("left eye", "front door")),
+        (r"(roof:1.2), ((door)), [big window:0.5], \(t-shirt\)", ("roof", "door", "big window", "t-shirt")),
     ],
 )
 def test_words_are_split_at_commas_and_periods(text, classes):

@@ -86,8 +86,19 @@ def test_a_mask_of_another_size(folder):
 def test_pair_folders_are_found_by_name(folder, tmp_path):
     (tmp_path / "no pair").mkdir()
     (tmp_path / "x_1+y_1").mkdir()
+    # a Mac's archive, something thrown away
+    for hidden in ("__MACOSX", ".Trash-1000"):
+        (tmp_path / hidden / "x_1+y_1").mkdir(parents=True)
     assert list(pair_folders(tmp_path)) == ["sets/old tower_a+roof_b", "x_1+y_1"]
     assert list(pair_folders(tmp_path / "missing")) == []
+
+
+def test_a_mask_is_found_however_its_accents_are_written(folder):
+    (folder / "0_tower_a0.jpg").rename(folder / "0_t\u00f6wer.jpg")
+    (folder / "masks" / "0_tower_a0.png").rename(folder / "masks" / "0_to\u0308wer.png")
+    decomposed = folder.rename(folder.with_name("tu\u0308r_a+roof_b"))
+    concept, _ = load_pair(decomposed)
+    assert concept.without_mask == () and concept.class_word == "t\u00fcr"
 
 
 def test_the_pairs_at_hand_load(pair_folder):

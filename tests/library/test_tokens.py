@@ -33,10 +33,38 @@ def test_a_name_that_is_not_quite_a_tokens_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "<v0> with (<v1>:1.2)", "v0 < v1", "<lora:v0:1>", "<video>", "<v>", "{<v0>|<v1>}"]
+    "text",
+    [
+        "",
+        "<v0> with (<v1>:1.2)",
+        "v0 < v1",
+        "<lora:v0:1>",
+        "<video>",
+        "<v>",
+        "{<v0>|<v1>}",
+        "<v0-old>",
+        "\u300a<v0>\u300b",
+    ],
 )
 def test_other_texts_are_let_through(text):
     require_tokens(text, ["<v0>", "<v1>"])
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("&lt;v0&gt;", "&lt;v0&gt;"),
+        (r"\<v0\>", r"<v0\>"),
+        ("<\u200bv0>", "<U+200Bv0>"),
+        ("\u2039v0\u203a", "\u2039v0\u203a"),
+        ("\u27e8anna:v0\u27e9", "\u27e8anna:v0\u27e9"),
+        ("<v0", "<v0"),
+    ],
+)
+def test_a_name_that_was_pasted_from_elsewhere_is_refused(written, shown):
+    with pytest.raises(InputError) as caught:
+        require_tokens(f"a photo of {written} with <v1>", ["<v0>", "<v1>"])
+    assert str(caught.value).startswith(f"prompt: holds {shown}, but")
 
 
 def test_a_model_refuses_a_prompt_with_such_a_name():
