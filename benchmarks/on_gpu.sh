@@ -22,13 +22,15 @@ row() {
 }
 
 step=benchmarks.training_step
-ours="default checkpointing low-memory smallest"
+ours="fastest fast-3 fast-1 balanced balanced-1 small-1 smallest-1"
 row $step --shape sd15 --steps 10 --modes textbook $ours
 row $step --shape sd21 --steps 10 --modes textbook $ours
 row $step --shape sdxl --steps 5 --modes $ours
 row $step --shape sd15 --steps 3 --modes $ours --limit-gib 8 --skip-check
 row $step --shape sdxl --steps 2 --modes $ours --limit-gib 24
 row $step --shape sdxl --steps 2 --modes $ours --limit-gib 16
+row $step --shape sdxl --steps 2 --modes $ours --limit-gib 8
+row $step --shape sd35m --steps 2 --modes $ours
 row benchmarks.conversion --shape sd15
 if [ -f "${COMFYUI_PATH:-.host/ComfyUI}/main.py" ]; then
     row benchmarks.node_overhead --shape sd15 --resolution 512 --steps 5

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from magictailor.backbones import family_named
+from magictailor.backbones.placement import place
+from magictailor.backbones.protocol import Backbone
 from magictailor.backbones.stable_diffusion import UNetFamily
+from magictailor.backbones.stable_diffusion.backbone import assemble
+from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
+from magictailor.backbones.stable_diffusion_3 import TransformerFamily
+from magictailor.backbones.stable_diffusion_3.backbone import assemble as assemble_transformer
+from magictailor.backbones.stable_diffusion_3.schedule import RectifiedFlow
+from magictailor.backbones.t5 import t5_dtype
+from magictailor.config import TailorConfig
 
 START, END = 49406, 49407
 
@@ -38,6 +48,22 @@ class Shape:
 
     @property
     def described(self) -> UNetFamily:
+        return family_named(self.family)
+
+
+@dataclass(frozen=True)
+class TransformerShape:
+    """Stable Diffusion 3 at full size, with all its text encoders; as `Shape`."""
+
+    family: str
+    transformer: dict[str, Any]
+    text: tuple[dict[str, Any], ...]
+    t5: dict[str, Any]
+    resolution: int
+    textbook: bool = False
+
+    @property
+    def described(self) -> TransformerFamily:
         return family_named(self.family)
 
 
@@ -73,11 +99,24 @@ CLIP_L, CLIP_H, CLIP_G = (
     _text(1280, 32, "gelu"),
 )
 
-SHAPES = {
+SD35_MEDIUM: dict[str, Any] = dict(
+    sample_size=128, in_channels=16, out_channels=16, num_layers=24, num_attention_heads=24,
+    caption_projection_dim=1536, joint_attention_dim=4096, pooled_projection_dim=2048, pos_embed_max_size=384,
+    qk_norm="rms_norm", dual_attention_layers=tuple(range(13)),
+)  # fmt: skip
+T5_XXL: dict[str, Any] = dict(
+    vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu",
+    dropout_rate=0.0,
+)  # fmt: skip
+
+SHAPES: dict[str, Shape | TransformerShape] = {
     "small": Shape("sd1", _unet((320,) * 4, 1, 8, 768), (CLIP_L,), 64),
     "sd15": Shape("sd1", _unet((320, 640, 1280, 1280), 2, 8, 768), (CLIP_L,), 512),
     "sd21": Shape(
         "sd2", _unet((320, 640, 1280, 1280), 2, (5, 10, 20, 20), 1024, use_linear_projection=True), (CLIP_H,), 512
+    ),
+    "sd21_v": Shape(
+        "sd2_v", _unet((320, 640, 1280, 1280), 2, (5, 10, 20, 20), 1024, use_linear_projection=True), (CLIP_H,), 768
     ),
     "sdxl": Shape(
         "sdxl",
@@ -94,6 +133,7 @@ SHAPES = {
         1024,
         textbook=False,
     ),
+    "sd35m": TransformerShape("sd3.5_medium", SD35_MEDIUM, (CLIP_L, CLIP_G), T5_XXL, 1024),
 }
 
 
@@ -101,38 +141,89 @@ SHAPES = {
 class Parts:
     """Frozen networks with random weights."""
 
-    unet: UNet2DConditionModel
+    network: UNet2DConditionModel | SD3Transformer2DModel
     encoders: dict[str, nn.Module]
     autoencoder: AutoencoderKL
 
 
-def make_parts(shape: Shape, dtype: torch.dtype, device: torch.device, text_attention: str = "sdpa") -> Parts:
+def make_parts(
+    shape: Shape | TransformerShape, dtype: torch.dtype, device: torch.device, text_attention: str = "sdpa"
+) -> Parts:
     """The networks of a shape; the same seed at every call, so the same weights.
 
     Args:
-        text_attention: of the text encoders; by default transformers' own choice.
+        text_attention: of the CLIP text encoders; by default transformers' own choice.
     """
-    levels = len(shape.autoencoder["block_out_channels"])
     # cast one by one: all of them at once in 32 bits need more room than a training step
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(**shape.unet).to(dtype).requires_grad_(False)
-        autoencoder = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            layers_per_block=2,
-            **shape.autoencoder,
-        )
-        # what a step never runs need not be held
-        autoencoder.decoder = autoencoder.post_quant_conv = nn.Identity()
-        autoencoder = autoencoder.to(dtype).requires_grad_(False).eval()
+        if isinstance(shape, Shape):
+            network = _frozen(UNet2DConditionModel(**shape.unet), dtype)
+            autoencoder = _autoencoder(shape.autoencoder, dtype)
+        else:
+            network = _frozen(SD3Transformer2DModel(**shape.transformer), dtype)
+            more = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+            autoencoder = _autoencoder({"block_out_channels": (128, 256, 512, 512)} | more, dtype)
         encoders = {}
         for description, text in zip(shape.described.text_encoders, shape.text, strict=True):
             # only the pooled encoder of a family has a projection
             kind = CLIPTextModelWithProjection if text is CLIP_G else CLIPTextModel
             encoder = kind(CLIPTextConfig(**text, attn_implementation=text_attention))
-            encoders[description.key] = encoder.to(dtype).requires_grad_(False).eval()
-    return Parts(unet, encoders, autoencoder)
+            encoders[description.key] = _frozen(encoder, dtype).eval()
+        if isinstance(shape, TransformerShape):
+            encoders["t5xxl"] = _frozen(T5EncoderModel(T5Config(**shape.t5)), t5_dtype(dtype)).eval()
+    return Parts(network, encoders, autoencoder)
+
+
+def _autoencoder(described: dict[str, Any], dtype: torch.dtype) -> AutoencoderKL:
+    levels = len(described["block_out_channels"])
+    autoencoder = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=2,
+        **described,
+    )
+    # what a step never runs need not be held
+    autoencoder.decoder = autoencoder.post_quant_conv = nn.Identity()
+    return _frozen(autoencoder, dtype).eval()
+
+
+def _frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    place(module.requires_grad_(False), dtype, next(module.parameters()).device)
+    return module
+
+
+def make_model(
+    shape: Shape | TransformerShape,
+    config: TailorConfig,
+    parts: Parts,
+    words: Sequence[str] = ("tower", "roof"),
+    device: torch.device | None = None,
+) -> Backbone:
+    """A model to train, still to be arranged; it takes the parts away.
+
+    Args:
+        device: to train on; None: where the parts are.
+    """
+    shared = dict(
+        family=shape.described,
+        encoders=parts.encoders,
+        autoencoder=parts.autoencoder,
+        class_words=words,
+        config=config,
+        device=device or parts.network.device,
+    )
+    if isinstance(shape, Shape):
+        return assemble(unet=parts.network, schedule=scaled_linear_schedule(), tokenizer=word_tokenizer, **shared)
+    return assemble_transformer(
+        transformer=parts.network,
+        schedule=RectifiedFlow(),
+        tokenizers={
+            "clip_l": word_tokenizer,
+            "t5xxl": lambda text: {"input_ids": word_tokenizer(text)["input_ids"][1:-1] + [1]},
+        },
+        **shared,
+    )
 
 
 def word_tokenizer(text: str) -> dict[str, list[int]]:

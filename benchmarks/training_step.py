@@ -22,25 +22,28 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from magictailor.backbones.clip import text_attention
+from magictailor.backbones.placement import HOME
 from magictailor.backbones.precision import precision_for
-from magictailor.backbones.stable_diffusion.backbone import UNetBackbone, assemble
-from magictailor.backbones.stable_diffusion.schedule import scaled_linear_schedule
 from magictailor.balancing import DS_BAL, WARM_UP
 from magictailor.config import TailorConfig
+from magictailor.memory import FASTEST, MemoryPlan
 from magictailor.reference import Reference
 from magictailor.training import Training
 
 from .measuring import limit_memory, memory, name_of, peak_memory, release, reset_peak, synchronise
-from .shapes import SHAPES, Shape, at_resolution, make_parts, word_tokenizer
+from .shapes import SHAPES, Shape, at_resolution, make_model, make_parts
 from .textbook import Textbook, textbook_of
 
 TEXTBOOK = "textbook"
-# settings of MagicTailor Train
+# rungs of `memory`, some with the number of pictures at a time
 OURS = {
-    "default": {},
-    "checkpointing": {"gradient_checkpointing": True},
-    "low-memory": {"low_memory": True},
-    "smallest": {"low_memory": True, "gradient_checkpointing": True},
+    "fastest": FASTEST,
+    "fast-3": MemoryPlan("fast", 3),
+    "fast-1": MemoryPlan("fast", 1),
+    "balanced": MemoryPlan("balanced", checkpointing=True),
+    "balanced-1": MemoryPlan("balanced", 1, checkpointing=True),
+    "small-1": MemoryPlan("small", 1, checkpointing=True, others_away=True),
+    "smallest-1": MemoryPlan("smallest", 1, checkpointing=True, others_away=True, network_away=True),
 }
 MODES = (TEXTBOOK, *OURS)
 LARGEST_DIFFERENCE = 1e-4
@@ -92,19 +95,18 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--resolution", type=int, help="pixels; the family's own by default")
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each phase, after one that is not")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=(TEXTBOOK, "default", "low-memory"))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=(TEXTBOOK, "fastest", "fast-1"))
     parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "no"), default="auto", help="of all modes")
     parser.add_argument("--limit-gib", type=float, help="of a GPU's memory, to see what fits a smaller card")
     parser.add_argument("--skip-check", action="store_true", help="do not compare losses and gradients first")
     return parser.parse_args()
 
 
-def config_of(mode: str, shape: Shape, steps: int, **changes) -> TailorConfig:
+def config_of(shape: Shape, steps: int, **changes) -> TailorConfig:
     return TailorConfig(
         phase1_train_steps=steps,
         phase2_train_steps=steps,
         resolution=shape.resolution,
-        **OURS.get(mode, {}),
         **changes,
     )
 
@@ -121,22 +123,10 @@ def references(shape: Shape) -> list[Reference]:
     ]
 
 
-def make_training(shape: Shape, config: TailorConfig, device: torch.device) -> Training:
-    parts = make_parts(shape, precision_for(config.mixed_precision, device), device, text_attention(device))
-    return Training(make_model(shape, config, parts), references(shape), config)
-
-
-def make_model(shape: Shape, config: TailorConfig, parts) -> UNetBackbone:
-    return assemble(
-        family=shape.described,
-        unet=parts.unet,
-        encoders=parts.encoders,
-        autoencoder=parts.autoencoder,
-        schedule=scaled_linear_schedule(),
-        tokenizer=word_tokenizer,
-        class_words=["tower", "roof"],
-        config=config,
-    )
+def make_training(shape: Shape, config: TailorConfig, device: torch.device, plan: MemoryPlan = FASTEST) -> Training:
+    # what is to be away must not be on the device first
+    parts = make_parts(shape, precision_for(config.mixed_precision, device), HOME, text_attention(device))
+    return Training(make_model(shape, config, parts, device=device), references(shape), config, plan=plan)
 
 
 def make_textbook(shape: Shape, config: TailorConfig, device: torch.device) -> Textbook:
@@ -144,7 +134,7 @@ def make_textbook(shape: Shape, config: TailorConfig, device: torch.device) -> T
     training = make_training(shape, config, device)
     parts = make_parts(shape, torch.float32, device)
     encoder = parts.encoders[shape.described.text_encoders[0].key]
-    return textbook_of(training, (parts.unet, encoder, parts.autoencoder))
+    return textbook_of(training, (parts.network, encoder, parts.autoencoder))
 
 
 def checked(shape: Shape, device: torch.device) -> float:
@@ -154,7 +144,7 @@ def checked(shape: Shape, device: torch.device) -> float:
         SystemExit: it is larger than LARGEST_DIFFERENCE.
     """
     # Adam's usual epsilon turns rounding into whole steps where a gradient is nearly 0
-    config = config_of("default", shape, 2, mixed_precision="no", adam_epsilon=1e-3)
+    config = config_of(shape, 2, mixed_precision="no", adam_epsilon=1e-3)
     tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     training = make_training(shape, config, device)
@@ -178,7 +168,7 @@ def checked(shape: Shape, device: torch.device) -> float:
 def measured(mode: str, shape: Shape, device: torch.device, steps: int, precision: str) -> Measurement:
     release(device)
     start = memory(device)
-    config = config_of(mode, shape, steps + 1, mixed_precision=precision)
+    config = config_of(shape, steps + 1, mixed_precision=precision)
     if mode == TEXTBOOK:
         textbook = make_textbook(shape, config, device)
         drawing = make_training(shape, config, torch.device("cpu")) if device.type == "cpu" else None
@@ -186,7 +176,7 @@ def measured(mode: str, shape: Shape, device: torch.device, steps: int, precisio
         del drawing
         run: Callable = textbook.step
     else:
-        training = make_training(shape, config, device)
+        training = make_training(shape, config, device, OURS[mode])
         training_draw, run = training.draw, training.step
     release(device)
     reset_peak(device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 WARM_UP, DS_BAL = "warm-up", "DS-Bal"
@@ -38,8 +37,13 @@ def mean_per_reference(losses: Tensor, owners: Tensor, count: int) -> Tensor:
     Returns:
         (N,).
     """
-    belongs = F.one_hot(owners, count).to(losses.dtype)  # (B, N)
+    belongs = _belongs(owners, count).to(losses.dtype)
     return (losses[:, None] * belongs).sum(0) / belongs.sum(0)
+
+
+def _belongs(owners: Tensor, count: int) -> Tensor:
+    """(B, N) bool, without the look at the values that one_hot takes on some devices."""
+    return owners[:, None] == torch.arange(count, device=owners.device)
 
 
 def balance(losses: Tensor, owners: Tensor, count: int, phase: str) -> tuple[Tensor, Tensor]:
@@ -60,7 +64,7 @@ def balance(losses: Tensor, owners: Tensor, count: int, phase: str) -> tuple[Ten
     """
     if phase == WARM_UP:
         return losses.new_full((len(owners),), 1.0 / len(owners)), losses.new_zeros(len(owners))
-    samples = F.one_hot(owners, count).sum(0)[owners]
+    samples = _belongs(owners, count).sum(0)[owners]
     worst = owners == mean_per_reference(losses, owners, count).argmax()
     return worst.float() / samples, (~worst).float() / (samples * max(count - 1, 1))
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .errors import InputError
 
 CONTINUE, START_OVER = "continue", "start over"
 RESUME = (CONTINUE, START_OVER)
 """What a training may do with one that was kept on disk, see `magictailor.runs`."""
+AUTO = "auto"
+Memory = Literal["auto", "fastest", "fast", "balanced", "small", "smallest"]
+MEMORY: tuple[Memory, ...] = get_args(Memory)
+"""How much of a training is on the device at once, see `magictailor.memory`."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +130,16 @@ class TailorConfig:
     )
     mixed_precision: Literal["auto", "bf16", "fp16", "no"] = _knob(
         "auto",
-        "Number format: auto takes bf16 on a GPU that has it, else fp16 there, and 32 bits on a CPU.",
+        "Number format: auto takes bf16 on a GPU that has it, else fp16 there, and 32 bits on a CPU, Mac or DirectML.",
         choices=("auto", "bf16", "fp16", "no"),
         advanced=True,
     )
-    gradient_checkpointing: bool = _knob(
-        False, "Less memory for about a third more time; the result is the same.", advanced=True
-    )
-    low_memory: bool = _knob(
-        False,
-        "One picture at a time, for small cards: takes longer, the result is the same up to rounding.",
+    memory: Memory = _knob(
+        AUTO,
+        "How much of the graphics card's memory to use; the result is the same up to rounding. auto takes the fastest "
+        "that fits. fastest: all pictures at once. fast: in parts. balanced: layers are computed twice, in 1.4 times "
+        "the time. small: text encoders and VAE stay in the computer's memory. smallest: the model too, for 6 to 8 GB.",
+        choices=MEMORY,
         advanced=True,
     )
     color_jitter: float = _knob(
@@ -190,6 +195,32 @@ class TailorConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values by field name, as stored in files."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TailorConfig:
+        """What `to_dict` gave, also that of earlier versions, which had two switches in place of `memory`.
+
+        Raises:
+            TypeError: there is a value that no version knows.
+            InputError: as the constructor.
+        """
+        return cls(**with_memory(values))
+
+
+def with_memory(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by field name, with `memory` in place of the two switches of earlier versions."""
+    values = dict(values)
+    switches = [values.pop(name, None) for name in ("low_memory", "gradient_checkpointing")]
+    if switches != [None, None]:
+        values.setdefault("memory", memory_of(*map(bool, switches)))
+    return values
+
+
+def memory_of(low_memory: bool, gradient_checkpointing: bool) -> Memory:
+    """The `memory` that means what two switches of earlier versions meant."""
+    if low_memory:
+        return "small" if gradient_checkpointing else "fast"
+    return "balanced" if gradient_checkpointing else "auto"
 
 
 def knobs() -> dict[str, Knob]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from .config import TailorConfig
 from .degradation import degrade
 from .draws import StepDraws
 from .pictures import TrainingPictures, augment, shown_sizes, shrink
+
+# an autoencoder is busy with so many; taking more at a time saves no time and costs memory
+ENCODED_PIXELS = 512 * 512
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,14 @@ class _Batch:
 
     def __getitem__(self, chosen: Tensor) -> _Batch:
         return _Batch(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+
+class _Predicted(NamedTuple):
+    """The network's prediction (B, C, h, w), and L_diff and L_attn of each picture."""
+
+    answer: Tensor
+    diffusion: Tensor
+    attention: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,12 +76,19 @@ class Objective:
 
     Args:
         pictures: of all references, on the backbone's device.
-        count: N, number of references.
-        config: gives the weights of the parts, and whether pictures are taken one at a time.
+        counts: number of pictures of each reference.
+        config: gives the weights of the parts.
     """
 
-    def __init__(self, model: Backbone, pictures: TrainingPictures, count: int, config: TailorConfig) -> None:
-        self.model, self.pictures, self.count, self.config = model, pictures, count, config
+    def __init__(
+        self, model: Backbone, pictures: TrainingPictures, counts: Sequence[int], config: TailorConfig
+    ) -> None:
+        self.model, self.pictures, self.count, self.config = model, pictures, len(counts), config
+        owner = [n for n, size in enumerate(counts) for _ in range(size)]
+        self.others = [
+            torch.tensor([i for i, other in enumerate(owner) if other != n], dtype=torch.long, device=model.device)
+            for n in range(len(counts))
+        ]
 
     def losses(
         self,
@@ -89,32 +108,41 @@ class Objective:
         batch, latents = self._batch(draws, degradation)
         prompts = self.model.reference_prompts()
         leaves = prompts.detached()
-        chunks = torch.arange(len(batch), device=owners.device).split(1 if config.low_memory else len(batch))
+        chunks = self._chunks(torch.arange(len(batch), device=owners.device))
+        predicted: list[_Predicted | None] = []
         if momentum is None:
             weights = balance(batch.noisy.new_zeros(len(batch)), owners, self.count, WARM_UP)
-        elif len(chunks) > 1:
-            errors = torch.cat([self._diffusion(batch[chunk], prompts) for chunk in chunks])
-            weights = balance(errors, owners, self.count, DS_BAL)
+            steady = torch.zeros_like(batch.noisy)
         else:
-            weights = None
+            # which reference is the worst is known when all have been looked at; with gradients, if that many fit
+            if len(chunks) == 1 or self.model.plan.checkpointing:
+                predicted = [self._predicted(batch[chunk], leaves) for chunk in chunks]
+                errors = torch.cat([known.diffusion.detach() for known in predicted if known])
+            else:
+                errors = torch.cat([self._diffusion(batch[chunk], prompts) for chunk in chunks])
+            weights = balance(errors, owners, self.count, DS_BAL)
+            steady = self._steady(batch, weights, momentum, prompts)
 
         total, parts = torch.zeros((), device=owners.device), []
-        for chunk in chunks:
+        for number, chunk in enumerate(chunks):
             piece = batch[chunk]
-            prediction, l_attn = self._predicted(piece, leaves)
-            l_diff = masked_error(prediction, piece.target, piece.small_masks)
-            if weights is None:
-                weights = balance(l_diff.detach(), owners, self.count, DS_BAL)
+            known = predicted[number] if predicted else None
+            if known is None:
+                known = self._predicted(piece, leaves)
+            else:
+                predicted[number] = None
+                self.model.watch_again(self._watched(piece))
             w_diff, w_pres = (w[chunk] for w in weights)
-            l_pres = self._preservation(w_pres, momentum, piece, prompts, prediction)
+            l_pres = w_pres * masked_error(known.answer, steady[chunk], piece.small_masks)
             loss = (
-                (w_diff * l_diff).sum()
-                + config.lambda_preservation * (w_pres * l_pres).sum()
-                + config.lambda_attention * l_attn.sum() / len(batch)
+                (w_diff * known.diffusion).sum()
+                + config.lambda_preservation * l_pres.sum()
+                + config.lambda_attention * known.attention.sum() / len(batch)
             )
             backward(loss)
             total = total + loss.detach()
-            parts.append([part.detach() for part in (l_diff, w_pres * l_pres, l_attn)])
+            parts.append([part.detach() for part in (known.diffusion, l_pres, known.attention)])
+            del known, loss, l_pres
         if torch.is_grad_enabled():
             prompts.backward(leaves)
 
@@ -126,7 +154,7 @@ class Objective:
         model = self.model
         images, masks = augment(self.pictures, draws)
         images = degrade(images, masks, draws.pixel_noise, degradation)
-        size = 1 if self.config.low_memory else len(images)
+        size = max(1, ENCODED_PIXELS // images[0, 0].numel())
         latents = torch.cat(
             [
                 model.encode(some, noise)
@@ -145,19 +173,29 @@ class Objective:
         )
         return batch, latents
 
-    def _predicted(self, batch: _Batch, prompts: Prompts) -> tuple[Tensor, Tensor]:
-        """The network's prediction, and L_attn of each picture."""
+    def _chunks(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Indices of pictures in parts that are taken at a time."""
+        return pictures.split(self.model.plan.at_once or max(len(pictures), 1))
+
+    def _watched(self, batch: _Batch) -> Tensor:
+        return self.model.token_columns()[batch.owners]
+
+    def _predicted(self, batch: _Batch, prompts: Prompts) -> _Predicted:
         prediction = self.model.predict(
             batch.noisy,
             batch.timesteps,
             prompts,
             sizes=batch.sizes,
             owners=batch.owners,
-            watch=self.model.token_columns()[batch.owners],
+            watch=self._watched(batch),
         )
         maps = prediction.maps
         assert maps is not None
-        return prediction.answer, attention_loss(maps, shrink(batch.masks, maps.shape[-2:])[:, 0])
+        return _Predicted(
+            prediction.answer,
+            masked_error(prediction.answer, batch.target, batch.small_masks),
+            attention_loss(maps, shrink(batch.masks, maps.shape[-2:])[:, 0]),
+        )
 
     @torch.no_grad()
     def _diffusion(self, batch: _Batch, prompts: Prompts) -> Tensor:
@@ -167,24 +205,26 @@ class Objective:
         ).answer
         return masked_error(prediction, batch.target, batch.small_masks)
 
-    def _preservation(
-        self,
-        weights: Tensor,
-        momentum: Mapping[str, Tensor] | None,
-        batch: _Batch,
-        prompts: Prompts,
-        prediction: Tensor,
+    @torch.no_grad()
+    def _steady(
+        self, batch: _Batch, weights: tuple[Tensor, Tensor], momentum: Mapping[str, Tensor], prompts: Prompts
     ) -> Tensor:
-        """L_pres of each picture; the momentum network runs only on those that are held, whose weight is not 0."""
-        errors = torch.zeros_like(weights)
-        if momentum is None:
-            return errors
-        held = weights.nonzero().flatten()
-        if len(held) == 0:
-            return errors
-        others = batch[held]
-        with torch.no_grad():
-            steady = self.model.predict(
-                others.noisy, others.timesteps, prompts, sizes=others.sizes, owners=others.owners, lora=momentum
+        """What the momentum network predicts for the pictures that are held; 0 for the others, which it never sees."""
+        held = self._held(*weights)
+        steady = torch.zeros_like(batch.noisy)
+        # a single reference has no others
+        for chunk in self._chunks(held) if len(held) else ():
+            piece = batch[chunk]
+            answer = self.model.predict(
+                piece.noisy, piece.timesteps, prompts, sizes=piece.sizes, owners=piece.owners, lora=momentum
             ).answer
-        return errors.index_put((held,), masked_error(prediction[held], steady, others.small_masks))
+            steady[chunk] = answer.to(steady.dtype)
+        return steady
+
+    def _held(self, w_diff: Tensor, w_pres: Tensor) -> Tensor:
+        """Indices of the pictures whose weight in L_pres is not 0."""
+        counts = {len(pictures) for pictures in self.others}
+        if len(counts) == 1:
+            # as many whichever reference is the worst, so the choice can stay on the device
+            return w_pres.argsort(descending=True, stable=True)[: counts.pop()]
+        return self.others[int(self.pictures.owners.take(w_diff.argmax()))]

@@ -161,28 +161,26 @@ def augment(pictures: TrainingPictures, draws: StepDraws) -> tuple[Tensor, Tenso
     Returns:
         images (B, 3, R, R) in [-1, 1] and masks (B, 1, R, R).
     """
-    images = torch.stack(
-        [
-            _jitter(image, float(b), float(c), float(s))
-            for image, b, c, s in zip(
-                (pictures.images + 1.0) / 2.0,
-                draws.brightness.tolist(),
-                draws.contrast.tolist(),
-                draws.saturation.tolist(),
-                strict=True,
-            )
-        ]
-    )
+    images = _jittered((pictures.images + 1.0) / 2.0, draws)
     flip = draws.flip.view(-1, 1, 1, 1)
     images = torch.where(flip, images.flip(-1), images)
     masks = torch.where(flip, pictures.masks.flip(-1), pictures.masks)
     return images * 2.0 - 1.0, masks
 
 
-def _jitter(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
-    image = TF.adjust_brightness(image, brightness)
-    image = TF.adjust_contrast(image, contrast)
-    return TF.adjust_saturation(image, saturation)
+def _jittered(images: Tensor, draws: StepDraws) -> Tensor:
+    """Brightness, contrast and saturation, as torchvision's colour jitter, by factors that stay on the device."""
+    brightness, contrast, saturation = (
+        factor.view(-1, 1, 1, 1) for factor in (draws.brightness, draws.contrast, draws.saturation)
+    )
+    images = _blend(images, torch.zeros_like(images), brightness)
+    grey = TF.rgb_to_grayscale(images).mean(dim=(1, 2, 3), keepdim=True)
+    images = _blend(images, grey, contrast)
+    return _blend(images, TF.rgb_to_grayscale(images), saturation)
+
+
+def _blend(images: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    return (images * share + other * (1.0 - share)).clamp(0.0, 1.0)
 
 
 def shrink(masks: Tensor, size: Sequence[int]) -> Tensor:

@@ -47,7 +47,7 @@ PICTURE = "report.png"
 LOCK = "lock"
 SHARE = 0.02  # of the time that keeping states may take
 # what decides how a step is computed, not what it leaves
-OF_MEMORY = ("low_memory", "gradient_checkpointing")
+OF_MEMORY = ("memory",)
 # the number format a training ends up with is in its identity
 _OF_COMPUTING = (*OF_MEMORY, "mixed_precision")
 _OF_LENGTH = ("phase1_train_steps", "phase2_train_steps")

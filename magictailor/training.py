@@ -11,11 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .backbones.precision import encoding_dtype, has_fused_adam
 from .backbones.protocol import Backbone
 from .balancing import DS_BAL, WARM_UP, update_momentum
 from .config import TailorConfig
 from .degradation import degradation_weight
 from .draws import StepDraws, draw_step
+from .memory import (
+    Choice,
+    MemoryPlan,
+    Step,
+    choose,
+    free_memory,
+    give_back,
+    is_out_of_memory,
+    predicted_peak,
+    smaller,
+)
 from .objective import Losses, Objective
 from .pictures import training_pictures
 from .reference import Reference
@@ -87,24 +99,41 @@ class Training:
     Args:
         model: with fresh or loaded LoRA and tokens; they are trained in place.
         references: the concept first, then its components.
+        free: bytes the device has for it; None: as the device says.
+        plan: to begin with; None: what `config.memory` and the free bytes come to.
 
     Attributes:
+        memory: the plan by which steps are made, and why. A step that runs out of memory is made again by the next one.
         steps_done: how many steps it has made.
         history: the reports of these steps.
         whole: False while a step changes what is trained. Whatever ends a step then, the LoRA, the tokens and the
             optimizer belong to different steps, and `state` is of no use.
     """
 
-    def __init__(self, model: Backbone, references: Sequence[Reference], config: TailorConfig) -> None:
+    def __init__(
+        self,
+        model: Backbone,
+        references: Sequence[Reference],
+        config: TailorConfig,
+        free: int | None = None,
+        plan: MemoryPlan | None = None,
+    ) -> None:
         self.model = model
         self.config = config
         self.class_words = [reference.class_word for reference in references]
         self.resolution = config.resolution or model.family.resolution
-        self.pictures = training_pictures(references, self.resolution).to(model.device)
         self.lora = model.lora()
         self.tokens = model.token_rows()
+        self.needs = self._needs([len(reference) for reference in references])
+        free = free_memory(model.device) if free is None else free
+        if plan is None:
+            self.memory = choose(config.memory, self.needs, free, self._away)
+        else:
+            self.memory = Choice(plan, predicted_peak(plan, self.needs), free)
+        model.arrange(self.memory.plan)
+        self.pictures = training_pictures(references, self.resolution).to(model.device)
         self.history: list[StepReport] = []
-        self.objective = Objective(model, self.pictures, len(references), config)
+        self.objective = Objective(model, self.pictures, [len(reference) for reference in references], config)
         self.momentum: dict[str, Tensor] | None = None
         self.steps_done = 0
         self.whole = True
@@ -113,9 +142,9 @@ class Training:
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
             weight_decay=config.adam_weight_decay,
-            fused=model.device.type in ("cpu", "cuda"),
+            fused=has_fused_adam(model.device),
         )
-        self.scaler = torch.GradScaler(model.device.type, enabled=model.precision == torch.float16)
+        self.scaler = self._new_scaler()
 
     def __iter__(self) -> Iterator[StepReport]:
         while self.steps_done < self.config.total_steps:
@@ -154,11 +183,8 @@ class Training:
         rate = self.learning_rate_of(step)
         of_lora, of_tokens = self.optimizer.param_groups
         of_lora["lr"], of_tokens["lr"] = rate, rate * self.config.token_lr_scale
-        if self.phase_of(step) == DS_BAL and self.momentum is None:
-            self.momentum = {name: parameter.detach().clone() for name, parameter in self.lora.items()}
-
         try:
-            losses = self._descend(step, draws)
+            losses = self._descended(step, draws)
         except _NotFinite as error:
             self.optimizer.zero_grad(set_to_none=True)
             raise TrainingDiverged(step, str(error)) from error
@@ -176,6 +202,27 @@ class Training:
         self.steps_done = step
         self.whole = True
         return report
+
+    def _descended(self, step: int, draws: StepDraws) -> dict[str, Any]:
+        """One update, by a smaller plan where the one before runs out of memory."""
+        while True:
+            try:
+                if self.phase_of(step) == DS_BAL and self.momentum is None:
+                    self.momentum = {name: parameter.detach().clone() for name, parameter in self.lora.items()}
+                return self._descend(step, draws)
+            except (RuntimeError, MemoryError) as error:
+                smaller_plan = smaller(self.memory, self.needs, self._away)
+                # what is trained has begun to change once it is no longer whole
+                if smaller_plan is None or not self.whole or not is_out_of_memory(error):
+                    raise
+            # only here is nothing left of the step that failed
+            self.optimizer.zero_grad(set_to_none=True)
+            scale = self.scaler.state_dict()
+            self.scaler = self._new_scaler()
+            self.scaler.load_state_dict(scale)
+            self.memory = smaller_plan
+            self.model.arrange(smaller_plan.plan)
+            give_back(self.model.device)
 
     def losses(self, step: int, draws: StepDraws) -> Losses:
         """All losses of a step, without gradients; changes nothing."""
@@ -216,6 +263,26 @@ class Training:
             "preservation": preservation,
             "attention": attention,
         }
+
+    @property
+    def _away(self) -> bool:
+        """Whether weights can be elsewhere than on the device."""
+        return self.model.device.type != "cpu"
+
+    def _needs(self, counts: Sequence[int]) -> Step:
+        return Step(
+            pictures=sum(counts),
+            references=len(counts),
+            area=(self.resolution / self.model.family.resolution) ** 2,
+            width=self.model.precision.itemsize,
+            encoding_width=encoding_dtype(self.model.precision).itemsize,
+            trained=sum(tensor.numel() for tensor in self.lora.values()),
+            weights=self.model.weights(),
+            appetite=self.model.family.appetite,
+        )
+
+    def _new_scaler(self) -> torch.GradScaler:
+        return torch.GradScaler(self.model.device.type, enabled=self.model.precision == torch.float16)
 
     def _degradation(self, step: int) -> float:
         return degradation_weight(step, self.config.total_steps, self.config.alpha, self.config.gamma)

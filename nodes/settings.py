@@ -2,11 +2,11 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..magictailor.config import TailorConfig
+from ..magictailor.config import TailorConfig, memory_of
 from ..magictailor.errors import InputError
 from .bridge.errors import artist_errors
 from .bridge.inputs import PREVIEW_STEPS, knob_input, preview_steps_input
-from .bridge.knobs import ON_TRAIN, PRESETS, preset_values
+from .bridge.knobs import AS_ON_TRAIN, ON_TRAIN, PRESETS, preset_values
 from .bridge.socket_types import CATEGORY, Settings
 
 NAME = "MagicTailor Settings"
@@ -34,6 +34,11 @@ class MagicTailorSettings(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, **inputs):
+        # the host knows the words of memory alone, not the switch that stood in its place; execute checks all values
+        return True
+
+    @classmethod
     def execute(cls, preset=None):
         with artist_errors(NAME):
             if preset is None:  # what the host makes of one that is not in the list
@@ -41,6 +46,15 @@ class MagicTailorSettings(io.ComfyNode):
             given = {name: value for name, value in preset.items() if name != "preset" and value is not None}
             values = preset_values(preset["preset"]) | given
             steps = values.pop("preview_steps", PREVIEW_STEPS)
+            # a switch gradient_checkpointing stood in its place once
+            memory = values.pop("memory")
+            if isinstance(memory, bool):
+                memory = memory_of(False, True) if memory else AS_ON_TRAIN
+            if given.get("gradient_checkpointing") is True:
+                memory = memory_of(False, True)
+            values.pop("gradient_checkpointing", None)
+            if memory != AS_ON_TRAIN:
+                values["memory"] = memory
             TailorConfig(**values)
         return io.NodeOutput(values | {"preview_steps": steps})
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..magictailor.config import CONTINUE, TailorConfig
+from ..magictailor.config import AUTO, CONTINUE, MEMORY, TailorConfig
 from ..magictailor.errors import InputError
 from .bridge.errors import TRAINING_REMEDIES, artist_errors
 from .bridge.inputs import (
@@ -13,6 +13,7 @@ from .bridge.inputs import (
     PREVIEW_PROMPT,
     PREVIEW_STEPS,
     knob_input,
+    memory_from,
     preview_inputs,
     run_inputs,
     training_inputs,
@@ -47,7 +48,8 @@ class MagicTailorTrainV2(io.ComfyNode):
                     ),
                     tooltip="What the concept will wear: one or more components.",
                 ),
-                *(knob_input(name) for name in ON_TRAIN),
+                # graphs made before memory existed have a switch low_memory in its place, see memory_from
+                *(knob_input(name, optional=name == "memory") for name in ON_TRAIN),
                 *preview_inputs(),
                 Settings.Input(
                     "settings",
@@ -59,7 +61,13 @@ class MagicTailorTrainV2(io.ComfyNode):
                 *run_inputs(),
             ],
             outputs=training_outputs(),
+            accept_all_inputs=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, memory=AUTO, components=None):
+        # the host's own check knows the words alone, not what stood in their place; components it hands over always
+        return isinstance(memory, bool) or memory in MEMORY or f"memory has to be one of {', '.join(MEMORY)}"
 
     @classmethod
     def execute(
@@ -74,8 +82,11 @@ class MagicTailorTrainV2(io.ComfyNode):
         settings=None,
         resume=CONTINUE,
         snapshot_every=0,
+        memory=AUTO,
+        low_memory=False,
         **shown,
     ):
+        shown["memory"] = memory_from(memory, low_memory)
         settings = {"preview_steps": PREVIEW_STEPS} | (settings or {})
         preview_steps = settings.pop("preview_steps")
         with needed_packages(NAME), artist_errors(NAME, TRAINING_REMEDIES):

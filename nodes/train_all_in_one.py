@@ -2,7 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..magictailor.config import TailorConfig
+from ..magictailor.config import TailorConfig, memory_of
 from .bridge.errors import TRAINING_REMEDIES, artist_errors
 from .bridge.inputs import (
     PREVIEW_EVERY,
@@ -46,6 +46,12 @@ WIDGETS = (
     "max_grad_norm",
 )
 
+# what they were called before there was one choice, memory
+SWITCHES = {
+    "gradient_checkpointing": "Less memory for about a third more time; the result is the same.",
+    "low_memory": "One picture at a time, for small cards: takes longer, the result is the same up to rounding.",
+}
+
 
 class MagicTailorTrain(io.ComfyNode):
     @classmethod
@@ -72,7 +78,7 @@ class MagicTailorTrain(io.ComfyNode):
                     ),
                     tooltip="What the concept will wear: one or more components.",
                 ),
-                *(knob_input(name) for name in WIDGETS),
+                *(_switch(name) if name in SWITCHES else knob_input(name) for name in WIDGETS),
                 # optional, so that graphs made before they existed still run
                 *preview_inputs(),
                 preview_steps_input(),
@@ -91,6 +97,8 @@ class MagicTailorTrain(io.ComfyNode):
         preview_every=PREVIEW_EVERY,
         preview_prompt=PREVIEW_PROMPT,
         preview_steps=PREVIEW_STEPS,
+        gradient_checkpointing=False,
+        low_memory=False,
         **settings,
     ):
         with needed_packages(NAME), artist_errors(NAME, TRAINING_REMEDIES):
@@ -98,4 +106,9 @@ class MagicTailorTrain(io.ComfyNode):
 
             references = [concept, *(c for c in components.values() if c is not None)]
             preview = Preview(preview_every, preview_prompt, preview_steps)
-            return trained(NAME, model, clip, vae, references, TailorConfig(**settings), preview)
+            config = TailorConfig(memory=memory_of(low_memory, gradient_checkpointing), **settings)
+            return trained(NAME, model, clip, vae, references, config, preview)
+
+
+def _switch(name: str) -> io.Boolean.Input:
+    return io.Boolean.Input(name, default=False, tooltip=f"{SWITCHES[name]} (default False)", advanced=True)

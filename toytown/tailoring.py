@@ -47,6 +47,7 @@ def trainable(class_words: Sequence[str], config: TailorConfig, town: ToyTown | 
         tokenizer=load_tokenizer(),
         class_words=class_words,
         config=config,
+        device=torch.device("cpu"),
     )
 
 

@@ -40,7 +40,7 @@ def training(steps: tuple[int, int], drawing: dict | None = None, **changes) -> 
         changes: inputs of Train.
     """
     settings = {"phase1_train_steps": steps[0], "phase2_train_steps": steps[1], "resolution": SIDE, "lora_rank": 4}
-    settings |= {"phase1_learning_rate": 1e-4, "phase2_learning_rate": 1e-5, "seed": 0, "low_memory": False}
+    settings |= {"phase1_learning_rate": 1e-4, "phase2_learning_rate": 1e-5, "seed": 0, "memory": "auto"}
     settings |= {"preview_every": 0, "preview_prompt": "<v0> with <v1>", "resume": "continue", "snapshot_every": 0}
     links = {"model": ["town", 0], "clip": ["town", 1], "vae": ["town", 2], "concept": ["pair", 0]}
     graph = {

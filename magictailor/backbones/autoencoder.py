@@ -54,7 +54,7 @@ def latent_shape(autoencoder: Autoencoder, height: int, width: int) -> tuple[int
 
 
 def build_autoencoder(
-    state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device, channels: int = 4
+    state: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch.device | None, channels: int = 4
 ) -> Autoencoder:
     """The encoding half of an autoencoder, frozen: Stable Diffusion's own, or TAESD.
 
@@ -62,6 +62,7 @@ def build_autoencoder(
         state: LDM layout ("encoder.down.0...", and "quant_conv.weight" if it has one), or TAESD's
             ("taesd_encoder.0...", and "vae_scale", "vae_shift": those of the family it was made for, 1 and 0 if it does
             not say).
+        dtype, device: None leaves the weights as they are.
         channels: of the family's latents.
 
     Raises:
@@ -111,7 +112,7 @@ def _require_channels(found: int, wanted: int) -> None:
 
 
 def _autoencoder_kl(
-    state: Mapping[str, Tensor], parts: tuple[str, ...], dtype: torch.dtype, device: torch.device
+    state: Mapping[str, Tensor], parts: tuple[str, ...], dtype: torch.dtype | None, device: torch.device | None
 ) -> AutoencoderKL:
     config = _autoencoder_config(state)
     converted = convert_ldm_vae_checkpoint(dict(state), config)

@@ -51,12 +51,18 @@ def prompt_ids(tokenizer: Tokenizer, text: str, new_ids: Mapping[str, list[int]]
 
 
 def build_text_encoder(
-    state: Mapping[str, Tensor], description: TextEncoderDescription, dtype: torch.dtype, device: torch.device
+    state: Mapping[str, Tensor],
+    description: TextEncoderDescription,
+    dtype: torch.dtype | None,
+    device: torch.device | None,
+    attention: str = "eager",
 ) -> TextEncoder:
     """A CLIP text encoder, frozen; with its projection if the family shows the U-Net its pooled output.
 
     Args:
         state: keys with or without the "text_model." prefix; what the family does not use is left out.
+        dtype, device: None leaves the weights as they are.
+        attention: its implementation by transformers' name, see `text_attention`.
 
     Raises:
         InputError: weights are missing.
@@ -77,7 +83,7 @@ def build_text_encoder(
         hidden_act=description.activation,
         projection_dim=width,
         eos_token_id=END_OF_TEXT,
-        attn_implementation=text_attention(device),
+        attn_implementation=attention,
     )
     with init_empty_weights():
         encoder = (CLIPTextModelWithProjection if description.pooled else CLIPTextModel)(config)

@@ -6,16 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from ..errors import InputError
 
 CHECKPOINT = "pretrained_model_name_or_path"
 
 
-def read_part(folder: Path, name: str, kind: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """A module of a folder, frozen.
+def read_part(folder: Path, name: str, kind: Any) -> Any:
+    """A module of a folder, frozen, on the CPU.
 
     Args:
         folder: of the whole checkpoint.
@@ -31,8 +28,7 @@ def read_part(folder: Path, name: str, kind: Any, dtype: torch.dtype, device: to
         part = kind.from_pretrained(part_folder, local_files_only=True, variant=None if plain else "fp16")
     except (OSError, ValueError) as error:
         raise InputError(CHECKPOINT, f"{part_folder} cannot be loaded ({str(error)[:300]})") from error
-    # diffusers' own to() warns of parts to keep in float32, of which these have none
-    return nn.Module.to(part, device=device, dtype=dtype).requires_grad_(False)
+    return part.requires_grad_(False)
 
 
 def read_config(folder: Path, part: str, name: str) -> dict[str, Any]:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig
 from peft.tuners.lora import Conv2d, Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
 from ..draws import step_generator
 
 
-def add_lora(network: PeftAdapterMixin, targets: Sequence[str], rank: int, seed: int) -> None:
+def add_lora(
+    network: PeftAdapterMixin, targets: Sequence[str], rank: int, seed: int, device: torch.device | None = None
+) -> None:
     """Give a diffusers network a trainable LoRA, whose alpha is its rank.
 
     Args:
         targets: endings of the names of the layers that get one.
         seed: of its first values: normal with a deviation of 1 / rank, and zeros.
+        device: for the LoRA; None: the network's.
     """
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
     # peft would ask every quantization package that it knows first, and an old torchao makes it give up
@@ -29,16 +34,35 @@ def add_lora(network: PeftAdapterMixin, targets: Sequence[str], rank: int, seed:
         network.add_adapter(config)
     for module in network.modules():
         if isinstance(module, BaseTunerLayer):
-            # autocast does it; by way of peft's 32 bits each LoRA would keep a copy of the input of its own
-            module.cast_input_dtype_enabled = False
+            module.forward = _Added(module)
     generator = step_generator(seed, 0)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if ".lora_A." in name:
-                parameter.data = parameter.data.float()
-                parameter.copy_(torch.empty(parameter.shape).normal_(std=1.0 / rank, generator=generator))
+                first = torch.empty(parameter.shape).normal_(std=1.0 / rank, generator=generator)
+                parameter.data = first.to(device or parameter.device)
             elif ".lora_B." in name:
-                parameter.data = torch.zeros_like(parameter, dtype=torch.float32)
+                parameter.data = torch.zeros_like(parameter, dtype=torch.float32, device=device)
+
+
+class _Added:
+    """Stands in for the forward pass of a peft layer: the frozen layer and its LoRA, in the number format of the input.
+
+    Peft's own would compute the LoRA in 32 bits and keep the input in them; and it takes half as many operations again.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        ((self.adapter, _),) = layer.lora_A.items()
+
+    def __call__(self, states: Tensor) -> Tensor:
+        # looked up at every call: another LoRA may stand in for the trained one
+        down, up = (part[self.adapter].weight.to(states.dtype) for part in (self.layer.lora_A, self.layer.lora_B))
+        frozen: Tensor = self.layer.base_layer(states)
+        if down.ndim == 4:
+            return frozen + F.conv2d(F.conv2d(states, down), up)
+        low = F.linear(states, down)
+        return torch.addmm(frozen.flatten(0, -2), low.flatten(0, -2), up.t()).view_as(frozen)
 
 
 def lora_of(network: nn.Module) -> dict[str, nn.Parameter]:

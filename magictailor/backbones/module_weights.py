@@ -13,13 +13,14 @@ from ..errors import InputError
 M = TypeVar("M", bound=nn.Module)
 
 
-def shared(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The tensor on that device in that dtype: the same memory where both already fit, otherwise a copy.
+def shared(tensor: Tensor, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+    """The tensor on that device in that dtype: the same memory where both already fit or are None, otherwise a copy.
 
     A tensor made in inference mode cannot be saved for a backward pass; what is returned is an ordinary tensor on the
     same storage.
     """
     tensor = tensor.detach()
+    dtype, device = dtype or tensor.dtype, device or tensor.device
     if tensor.is_inference() and tensor.dtype == dtype and tensor.device == device:
         return torch.empty(0, dtype=dtype, device=device).set_(
             tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
@@ -27,10 +28,13 @@ def shared(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     return tensor.to(device=device, dtype=dtype)
 
 
-def filled(module: M, state: Mapping[str, Tensor], field: str, dtype: torch.dtype, device: torch.device) -> M:
+def filled(
+    module: M, state: Mapping[str, Tensor], field: str, dtype: torch.dtype | None, device: torch.device | None
+) -> M:
     """A module built without memory, given its weights and frozen.
 
     Args:
+        dtype, device: of the weights; None: as they are, see `placement`.
         field: the input that is to blame if they do not fit.
 
     Raises:
@@ -47,7 +51,7 @@ def filled(module: M, state: Mapping[str, Tensor], field: str, dtype: torch.dtyp
             field,
             f"its weights are not those of its family ({len(missing)} missing, {len(unexpected)} unknown: {strange})",
         )
-    return module.to(device).requires_grad_(False)
+    return module.requires_grad_(False) if device is None else module.to(device).requires_grad_(False)
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

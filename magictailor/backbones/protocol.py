@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..config import TailorConfig
+    from ..memory import Appetite, MemoryPlan, Weights
 
 Tokenizer = Callable[[str], Mapping[str, list[int]]]
 """A text encoder's tokenizer: text -> {"input_ids": [...]}."""
@@ -78,6 +78,7 @@ class Family(ABC):
         base_model_version: kohya's `ss_base_model_version`.
         architecture: the `modelspec.architecture` of the SAI model metadata standard, without "/lora".
         prediction_type: tells families with the same network apart; None: there is one, whatever its models predict.
+        appetite: what a step needs of a device's memory; None: nobody has counted it.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Family(ABC):
     base_model_version: str
     architecture: str
     prediction_type: str | None
+    appetite: Appetite | None = field(default=None, kw_only=True)
 
     @property
     @abstractmethod
@@ -230,7 +232,30 @@ class Backbone(Protocol):
 
     @property
     def precision(self) -> torch.dtype:
-        """What it computes in; float32 means without autocast."""
+        """What its frozen weights and its computation are in; what is trained is in float32."""
+        ...
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """How it is arranged."""
+        ...
+
+    def weights(self) -> Weights:
+        """Bytes of the frozen weights, in the number format they are used in."""
+        ...
+
+    def arrange(self, plan: MemoryPlan) -> None:
+        """Bring the frozen weights to where a plan has them; before that they are as they were given.
+
+        What was sent away stays away.
+        """
+        ...
+
+    def watch_again(self, watch: Tensor) -> None:
+        """Before the backward pass of a prediction that was not the last: what it watched.
+
+        Gradient checkpointing repeats layers there.
+        """
         ...
 
     def lora(self) -> dict[str, nn.Parameter]:
@@ -333,10 +358,6 @@ class Backbone(Protocol):
                 part of the graph until the next call, also where gradient checkpointing repeats a layer.
             lora: tensors that stand in for the LoRA's; None: the trained ones.
         """
-        ...
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The number format in which text encoders and network compute."""
         ...
 
     def scheduler(self) -> Scheduler:

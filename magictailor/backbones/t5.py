@@ -43,11 +43,14 @@ def prompt_ids(tokenizer: Tokenizer, text: str, new_ids: Mapping[str, list[int]]
     return [*words, END] + [PAD] * (length - len(words) - 1)
 
 
-def build_t5_encoder(state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> T5EncoderModel:
+def build_t5_encoder(
+    state: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch.device | None
+) -> T5EncoderModel:
     """A T5 v1.1 encoder, frozen.
 
     Args:
         state: transformers' layout; a decoder is left out.
+        dtype, device: None leaves the weights as they are.
 
     Raises:
         InputError: weights are missing; names "clip".
@@ -86,12 +89,10 @@ def hidden_layer(encoder: T5EncoderModel, ids: Tensor, layer: int) -> Tensor:
         ids: (B, L).
         layer: counted from the end, -1 is the last.
     """
-    dtype = encoder.encoder.final_layer_norm.weight.dtype
-    with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
-        output = encoder(ids, output_hidden_states=layer != -1)
-        if layer == -1:
-            return output.last_hidden_state
-        return encoder.encoder.final_layer_norm(output.hidden_states[layer])
+    output = encoder(ids, output_hidden_states=layer != -1)
+    if layer == -1:
+        return output.last_hidden_state
+    return encoder.encoder.final_layer_norm(output.hidden_states[layer])
 
 
 def t5_tokenizer(folder: Path) -> Tokenizer | None:

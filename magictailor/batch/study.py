@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..config import TailorConfig, knobs
+from ..config import TailorConfig, knobs, with_memory
 from ..errors import InputError
 from ..formats.pair_folder import files_of_pair, pair_folders
 from ..runs import OF_MEMORY
@@ -152,6 +152,8 @@ def read_study(path: Path) -> dict[str, Any]:
             content[name] = root / content[name]
     if "drawing" in content:
         content["drawing"] = drawing_of(content["drawing"])
+    if isinstance(content.get("settings"), dict):
+        content["settings"] = with_memory(content["settings"])
     return content
 
 

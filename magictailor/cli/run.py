@@ -26,6 +26,7 @@ from ..formats.pair_folder import MASKS, PairPart, load_pair
 from ..formats.tailoring_file import SavedTailoring, load_tailoring, save_with_embeddings
 from ..masks.detections import Detections
 from ..masks.grounded_sam import load_grounded_sam
+from ..memory import FASTEST
 from ..reference import Reference
 from ..runs import Plan, Run, Runs, plan_of
 from ..sampling import picture_size
@@ -80,6 +81,8 @@ def _trained(
 ) -> TrainingResult:
     model = _opened(arguments).model(plan.class_words, config, device)
     training = Training(model, references, config)
+    tqdm.write(str(training.memory))
+    memory = training.memory
     run.restore(training)
     keeper = None
     try:
@@ -90,6 +93,9 @@ def _trained(
         ):
             for report in training:
                 keeper.after_step()
+                if training.memory is not memory:
+                    memory = training.memory
+                    tqdm.write(str(memory))
                 bar.set_description(report.phase)
                 bar.set_postfix(loss=f"{report.loss:.4f}", refresh=False)
                 bar.update()
@@ -135,6 +141,7 @@ def sample_command(arguments: argparse.Namespace) -> None:
     )
     checkpoint, device = _opened(arguments), _device(arguments)
     model = checkpoint.model([token.class_word for token in tailoring.tokens], config, device)
+    model.arrange(FASTEST)
     put_into(model, tailoring)
     decode = checkpoint.decoder(device)
     size = picture_size(model, arguments.width, arguments.height)

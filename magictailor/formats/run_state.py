@@ -113,7 +113,7 @@ def _read(path: Path, tensors: bool) -> tuple[RunRecord, dict[str, Any]]:
         record = RunRecord(
             content["family"],
             words,
-            TailorConfig(**content["config"]),
+            TailorConfig.from_dict(content["config"]),
             dict(content["identity"]),
             content["steps_done"],
         )

@@ -209,7 +209,7 @@ def _training_record(steps_done: int, config: TailorConfig, resolution: int) -> 
         "ss_optimizer": optimizer,
         "ss_max_grad_norm": str(config.max_grad_norm),
         "ss_mixed_precision": config.mixed_precision,
-        "ss_gradient_checkpointing": str(config.gradient_checkpointing),
+        "ss_gradient_checkpointing": str(config.memory in ("balanced", "small", "smallest")),
         "ss_resolution": f"({resolution}, {resolution})",
         "ss_seed": str(config.seed),
         "ss_training_comment": comment,
@@ -287,7 +287,7 @@ def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Ta
     except (KeyError, TypeError) as error:
         raise _refused(path, f"is for a model family this version does not know: {family_name!r}") from error
     try:
-        config = None if values is None else TailorConfig(**values)
+        config = None if values is None else TailorConfig.from_dict(values)
     except (TypeError, InputError) as error:
         raise _refused(path, f"its MagicTailor record is damaged ({error})") from error
     possible = steps is None if config is None else isinstance(steps, int) and 0 <= steps <= config.total_steps

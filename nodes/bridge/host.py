@@ -29,6 +29,11 @@ def free_memory() -> None:
     empty_cache()
 
 
+def free_bytes() -> int:
+    """What the device has for something new."""
+    return int(model_management.get_free_memory(torch_device()))
+
+
 def empty_cache() -> None:
     """Give memory back that nothing refers to any more."""
     gc.collect()

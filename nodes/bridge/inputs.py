@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ...magictailor.config import CONTINUE, RESUME, defaults, knobs
+from ...magictailor.config import CONTINUE, RESUME, defaults, knobs, memory_of
 from .knobs import ON_TRAIN
 from .socket_types import Reference, Tailoring
 
@@ -35,12 +35,26 @@ def knob_input(name: str, value: Any = None, optional: bool = False, note: str =
     if isinstance(default, bool):
         return io.Boolean.Input(name, **shown)
     if isinstance(default, str):
-        return io.Combo.Input(name, options=list(knob.choices), **shown)
+        # a node may have a choice of its own before those of the library
+        options = [value] if value is not None and value not in knob.choices else []
+        return io.Combo.Input(name, options=[*options, *knob.choices], **shown)
     if name == "seed":
         shown["control_after_generate"] = io.ControlAfterGenerate.fixed
     if isinstance(default, int):
         return io.Int.Input(name, min=int(knob.low), max=int(knob.high), step=int(knob.step), **shown)
     return io.Float.Input(name, min=knob.low, max=knob.high, step=knob.step, round=False, **shown)
+
+
+def memory_from(value: Any, low_memory: bool = False) -> str:
+    """The `memory` of a widget, or of the switch that stood in its place in workflows of earlier versions.
+
+    Args:
+        value: a word, or what the switch low_memory was set to.
+        low_memory: the switch under its own name, as in saved API graphs.
+    """
+    if isinstance(value, bool) or low_memory:
+        return memory_of(low_memory or value is True, False)
+    return value
 
 
 def training_inputs() -> list[io.Input]:

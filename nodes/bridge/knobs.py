@@ -13,8 +13,9 @@ ON_TRAIN = (
     "resolution",
     "seed",
     "lora_rank",
-    "low_memory",
+    "memory",
 )
+AS_ON_TRAIN = "as on Train"
 # values other than the defaults, which are the paper's
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -35,5 +36,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset_values(preset: str) -> dict[str, Any]:
     """Every hyper-parameter that MagicTailor Settings shows with a preset, in this order: those of Train come first."""
     of_train = {name: value for name, value in PRESETS[preset].items() if name in ON_TRAIN}
-    others = {name: value for name, value in defaults().items() if name not in ON_TRAIN}
-    return of_train | others | PRESETS[preset]
+    # memory stands where an earlier version had gradient_checkpointing: saved workflows hold widget values by position
+    others = {name: value for name, value in defaults().items() if name not in ON_TRAIN or name == "memory"}
+    return of_train | others | {"memory": AS_ON_TRAIN} | PRESETS[preset]

@@ -52,6 +52,7 @@ class LiveView:
         self.bar = host.progress_bar(training.config.total_steps)
         self.references, self.sketcher, self.prompt, self.every = references, sketcher, prompt, every
         self.note = note
+        self.training = training
         self.failed = ""
         self.history, self.steps_before = training.history, training.steps_done
         self.started = time.monotonic()
@@ -88,7 +89,8 @@ class LiveView:
 
     def _show(self, text: str, problem: str = "") -> None:
         font = missing_note(self.prompt + "".join(reference.class_word for reference in self.references))
-        host.show_text("\n".join(filter(None, (text, problem, self.failed, font, self.note))))
+        memory = str(self.training.memory)
+        host.show_text("\n".join(filter(None, (text, problem, self.failed, font, memory, self.note))))
 
     def _sheet(self, sketcher: Sketcher | None) -> Image.Image:
         model, resolution = self.sketcher.model, self.sketcher.resolution

@@ -131,7 +131,7 @@ def _trained(
         steps=preview.steps,
         after_step=host.check_interrupted,
     )
-    training = Training(trained, references, config)
+    training = Training(trained, references, config, host.free_bytes())
     run.restore(training)
     view = LiveView(training, references, sketcher, preview.prompt, preview.every, note)
     keeper = None
@@ -146,8 +146,8 @@ def _trained(
         raise RuntimeError(f"{node}: {error}. {_left(keeper)}") from error
     except host.OUT_OF_MEMORY as error:
         raise RuntimeError(
-            f"{node}: there was not enough memory for step {training.steps_done + 1}. {_left(keeper)} Switch "
-            "low_memory on, or gradient_checkpointing on MagicTailor Settings, and press Run: it goes on from there"
+            f"{node}: there was not enough memory for step {training.steps_done + 1}, even with {training.memory}. "
+            f"{_left(keeper)} Close what else uses the graphics card, or choose a lower resolution or lora_rank"
         ) from error
     except BaseException:
         host.show_text(_left(keeper))

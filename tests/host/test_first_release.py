@@ -62,14 +62,18 @@ def test_an_old_graph_trains_what_a_new_one_with_its_values_does(server, base_di
     shown = server.pack_nodes()["MagicTailorTrainV2"]["input"]
     on_train = {name for group in ("required", "optional") for name in shown.get(group, {})}
     first, second = (given[f"components.component{n}"] for n in (0, 1))
-    beside = {n: v for n, v in given.items() if n not in on_train and not n.startswith("components.")}
+    # one choice took the place of two switches
+    assert given["low_memory"] and given["gradient_checkpointing"]
+    same_name = {n: v for n, v in given.items() if n not in ("low_memory", "gradient_checkpointing")}
+    beside = {n: v for n, v in same_name.items() if n not in on_train and not n.startswith("components.")}
     assert len(beside) > 10
     new["settings"] = {
         "class_type": "MagicTailorSettings",
         "inputs": {"preset": "paper"} | {f"preset.{name}": value for name, value in beside.items()},
     }
     new[key]["class_type"] = "MagicTailorTrainV2"
-    new[key]["inputs"] = {n: v for n, v in given.items() if n in on_train} | {
+    new[key]["inputs"] = {n: v for n, v in same_name.items() if n in on_train} | {
+        "memory": "small",
         "components.component 1": first,
         "components.component 2": second,
         "settings": ["settings", 0],

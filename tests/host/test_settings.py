@@ -110,6 +110,6 @@ def test_a_preset_fills_the_node_and_a_saved_workflow_keeps_what_was_changed(fro
     saved = frontend.evaluate(NEW_SETTINGS, [str(uuid.uuid4()), preset])
     graph = frontend.api_graph(saved)
     (sent,) = [node["inputs"] for node in graph.values() if node["class_type"] == "MagicTailorSettings"]
-    expected = settings(nodes, preset, gamma=8.0)
+    expected = settings(nodes, preset, gamma=8.0) | {"memory": "as on Train"}
     assert sent == {"preset": preset} | {f"preset.{name}": value for name, value in expected.items()}
     assert server.run(graph)["status"]["status_str"] == "success"

@@ -260,6 +260,7 @@ def test_every_picture_is_shown_with_its_pooled_prompt_and_sizes(two_encoders, c
         tokenizer=tokenizer,
         class_words=["tower", "roof"],
         config=config,
+        device=torch.device("cpu"),
     )
     training = Training(model, references, config)
     calls = []

@@ -111,7 +111,7 @@ def test_a_run_cut_anywhere_and_taken_up_in_another_process_ends_with_the_same_b
         cut_in(tmp_path / "a", stop=6)
         in_the_other(tmp_path / "a")
         assert final_bytes(only(Runs(tmp_path / "a"))) == uncut
-        low = {"low_memory": True, "phase1_train_steps": 1, "phase2_train_steps": 2}
+        low = {"memory": "fast", "phase1_train_steps": 1, "phase2_train_steps": 2}
         cut_in(tmp_path / "low", stop=2, **low)
         in_the_other(tmp_path / "low", **low)
         other.stdin.close()
@@ -188,7 +188,7 @@ def test_more_steps_extend_a_run_and_the_longer_state_is_whole_before_the_shorte
     assert len(list(longer.folder.glob("state_*"))) == 1
 
 
-@pytest.mark.parametrize("changes", [{"low_memory": True}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("changes", [{"memory": "fast"}, {"memory": "smallest"}])
 def test_how_memory_is_used_may_change(tmp_path, changes):
     cut_in(tmp_path, stop=2)
     assert Runs(tmp_path).choose(plan(dataclasses.replace(CONFIG, **changes))).note == "going on after step 2"

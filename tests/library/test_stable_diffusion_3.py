@@ -30,6 +30,7 @@ from magictailor.balancing import DS_BAL
 from magictailor.config import TailorConfig
 from magictailor.errors import InputError
 from magictailor.formats.tailoring_file import load_tailoring, save_tailoring
+from magictailor.memory import FASTEST, MemoryPlan
 from magictailor.pictures import augment, shrink
 from magictailor.sampling import sample
 from magictailor.tailoring import put_into, tailoring_of
@@ -104,6 +105,7 @@ def tiny_model(config=None, keys=ALL, words=("tower", "roof"), sizes=SIZES):
         tokenizers={"clip_l": clip_words, "t5xxl": t5_words},
         class_words=words,
         config=config or TailorConfig(lora_rank=4),
+        device=CPU,
     )
 
 
@@ -403,7 +405,7 @@ def test_t5_is_read_off_its_weights():
 
 @pytest.mark.parametrize("keys", [("clip_l",), ("t5xxl",), ALL])
 def test_every_row_and_the_whole_lora_learn(references, config, keys):
-    config = dataclasses.replace(config, phase1_learning_rate=1e-2, gradient_checkpointing=keys == ALL)
+    config = dataclasses.replace(config, phase1_learning_rate=1e-2, memory="balanced" if keys == ALL else "auto")
     training = Training(tiny_model(config, keys), references, config)
     before = {key: rows.detach().clone() for key, rows in training.tokens.items()}
     for _ in training:
@@ -413,11 +415,15 @@ def test_every_row_and_the_whole_lora_learn(references, config, keys):
     assert all(tensor.any() for tensor in lora_b.values())
 
 
-def test_low_memory_and_gradient_checkpointing_change_nothing(references, config):
+def test_how_memory_is_used_changes_nothing(references, config):
     outcomes = []
-    for options in ({}, {"gradient_checkpointing": True}, {"low_memory": True}):
-        changed = dataclasses.replace(config, **options)
-        training = Training(tiny_model(changed), references, changed)
+    for plan in (
+        FASTEST,
+        MemoryPlan("fast", 1),
+        MemoryPlan("balanced", 2, checkpointing=True),
+        MemoryPlan("smallest", 1, checkpointing=True, others_away=True, network_away=True),
+    ):
+        training = Training(tiny_model(config), references, config, plan=plan)
         outcomes.append([(r.loss, r.attention) for r in training])
     for other in outcomes[1:]:
         assert [value for pair in other for value in pair] == pytest.approx(

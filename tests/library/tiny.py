@@ -70,6 +70,7 @@ def tiny_model(config, class_words=("tower", "roof"), prediction_type="epsilon",
         tokenizer=tokenizer,
         class_words=class_words,
         config=config,
+        device=torch.device("cpu"),
     )
 
 

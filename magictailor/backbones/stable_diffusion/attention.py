@@ -51,8 +51,6 @@ class Attention:
         temb: Tensor | None = None,
         owners: Tensor | None = None,
     ) -> Tensor:
-        # on a GPU layer norms answer in 32 bits; cast once, not for each projection and its LoRA
-        hidden_states = hidden_states.to(attn.to_q.weight.dtype)
         read = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = attn.to_q(hidden_states), attn.to_k(read), attn.to_v(read)
         if encoder_hidden_states is not None and owners is not None:

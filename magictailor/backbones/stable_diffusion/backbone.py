@@ -13,11 +13,13 @@ from torch.func import functional_call
 
 from ...config import TailorConfig
 from ...errors import InputError
+from ...memory import FASTEST, MemoryPlan, Weights
 from .. import autoencoder as autoencoders
 from ..attention_capture import AttentionCapture
 from ..autoencoder import Autoencoder, build_autoencoder
-from ..clip import TextEncoder, build_text_encoder
+from ..clip import TextEncoder, build_text_encoder, text_attention
 from ..lora import add_lora, lora_of
+from ..placement import HOME, place, repeat_layers, sizes
 from ..precision import encoding_dtype, precision_for
 from ..protocol import CheckpointWeights, Prediction, Prompts, Tokenizer
 from .attention import watch_attention
@@ -29,7 +31,7 @@ from .unet import build_unet
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.2")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class UNetBackbone:
     """See `magictailor.backbones.protocol.Backbone`, which it implements."""
 
@@ -41,6 +43,22 @@ class UNetBackbone:
     capture: AttentionCapture
     device: torch.device
     precision: torch.dtype
+    plan: MemoryPlan = FASTEST
+
+    def weights(self) -> Weights:
+        network, stays = sizes(self.unet, self.precision)
+        others = [sizes(self.prompts, self.precision), sizes(self.autoencoder, encoding_dtype(self.precision))]
+        return Weights(network, stays, *map(sum, zip(*others, strict=True)))
+
+    def arrange(self, plan: MemoryPlan) -> None:
+        self.plan = plan
+        place(self.unet, self.precision, self.device, plan.network_away)
+        place(self.prompts, self.precision, self.device, plan.others_away)
+        place(self.autoencoder, encoding_dtype(self.precision), self.device, plan.others_away)
+        repeat_layers(self.unet, plan.checkpointing)
+
+    def watch_again(self, watch: Tensor) -> None:
+        self.capture.start(watch)
 
     def lora(self) -> dict[str, nn.Parameter]:
         return lora_of(self.unet)
@@ -74,12 +92,10 @@ class UNetBackbone:
         return schedule.add_noise(latents, noise, timesteps), schedule.target(latents, noise, timesteps)
 
     def reference_prompts(self) -> EncodedPrompts:
-        with self.autocast():
-            return self.prompts()
+        return self.prompts()
 
     def encode_prompts(self, texts: Sequence[str]) -> EncodedPrompts:
-        with self.autocast():
-            return self.prompts.encode(texts)
+        return self.prompts.encode(texts)
 
     def require_readable(self, text: str) -> None:
         self.prompts.require_readable(text)
@@ -101,22 +117,19 @@ class UNetBackbone:
         assert isinstance(prompts, EncodedPrompts)
         conditions = prompts.conditions(sizes, owners)
         if watch is None:
-            with self.capture.paused(), self.autocast():
+            with self.capture.paused():
                 return Prediction(self._answer(noisy, timesteps, conditions, lora), None)
         self.capture.start(watch)
-        with self.autocast():
-            answer = self._answer(noisy, timesteps, conditions, lora)
+        answer = self._answer(noisy, timesteps, conditions, lora)
         return Prediction(answer, self.capture.mean_map(noisy.shape[-2:]))
 
     def _answer(
         self, noisy: Tensor, timesteps: Tensor, conditions: dict[str, Any], lora: Mapping[str, Tensor] | None
     ) -> Tensor:
+        noisy = noisy.to(self.precision)
         if lora is None:
             return self.unet(noisy, timesteps, **conditions).sample
         return functional_call(self.unet, dict(lora), (noisy, timesteps), conditions).sample
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def scheduler(self) -> DDIMScheduler:
         return ddim_scheduler(self.schedule)
@@ -144,10 +157,10 @@ def build_model(
     device: torch.device,
 ) -> UNetBackbone:
     """See `Family.build`."""
-    precision = precision_for(config.mixed_precision, device)
     family.require_encoders(set(weights.text_encoders))
+    attention = text_attention(device)
     encoders = {
-        d.key: build_text_encoder(weights.text_encoders[d.key], d, precision, device) for d in family.text_encoders
+        d.key: build_text_encoder(weights.text_encoders[d.key], d, None, None, attention) for d in family.text_encoders
     }
     width = sum(encoder.config.hidden_size for encoder in encoders.values())
     if width != family.cross_attention_width:
@@ -155,13 +168,14 @@ def build_model(
     assert isinstance(weights.schedule, NoiseSchedule)
     return assemble(
         family=family,
-        unet=build_unet(weights.network, family, precision, device),
+        unet=build_unet(weights.network, family, None, None),
         encoders=encoders,
-        autoencoder=build_autoencoder(weights.autoencoder, encoding_dtype(precision), device),
+        autoencoder=build_autoencoder(weights.autoencoder, None, None),
         schedule=weights.schedule,
         tokenizer=next(iter(weights.tokenizers.values())),
         class_words=class_words,
         config=config,
+        device=device,
         text_layer=weights.text_layer,
     )
 
@@ -176,26 +190,20 @@ def assemble(
     tokenizer: Tokenizer,
     class_words: Sequence[str],
     config: TailorConfig,
+    device: torch.device,
     text_layer: int | None = None,
 ) -> UNetBackbone:
-    """Add the LoRA and the tokens to frozen parts that already are where they will be trained.
+    """Add the LoRA and the tokens to frozen parts; `Backbone.arrange` is still to be called.
 
     Args:
-        unet, encoders, autoencoder: frozen, on one device, changed in place: the caller gives them away.
+        unet, encoders, autoencoder: frozen, wherever they are, changed in place: the caller gives them away.
         schedule: noise levels and prediction type of the U-Net.
         tokenizer: CLIP's.
-        class_words, config: as in `Family.build`.
+        class_words, config, device: as in `Family.build`.
         text_layer: as in `CheckpointWeights`.
     """
-    device = unet.device
-    if device.type == "cuda":
-        # no faster on a CPU, and there it would copy weights that are shared with the host
-        for convolutional in (unet, autoencoder):
-            convolutional.to(memory_format=torch.channels_last)
-    add_lora(unet, LORA_TARGETS, config.lora_rank, config.seed)
-    if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    return UNetBackbone(
+    add_lora(unet, LORA_TARGETS, config.lora_rank, config.seed, device)
+    model = UNetBackbone(
         family=family,
         unet=unet.train(),
         prompts=PromptEncoder(
@@ -206,10 +214,15 @@ def assemble(
             text_layer,
             config.vectors_per_token,
             config.token_start == "mean of pieces",
-        ).to(device),
+            device,
+        ),
         autoencoder=autoencoder,
         schedule=schedule.to(device),
         capture=watch_attention(unet),
         device=device,
         precision=precision_for(config.mixed_precision, device),
     )
+    if device == HOME:
+        # there is no other place
+        model.arrange(FASTEST)
+    return model

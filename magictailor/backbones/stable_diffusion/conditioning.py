@@ -77,6 +77,7 @@ class PromptEncoder(nn.Module):
         mean: a token starts as the mean of its word's pieces.
         layer: overrides the family's layer (the user's "clip skip"), counted from the end, in every encoder that has
             so many layers, as in ComfyUI.
+        device: for what is trained, and the prompts; None: that of the encoders.
     """
 
     columns: Tensor
@@ -90,6 +91,7 @@ class PromptEncoder(nn.Module):
         layer: int | None = None,
         vectors: int = 1,
         mean: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
@@ -101,12 +103,14 @@ class PromptEncoder(nn.Module):
         for description in family.text_encoders:
             embeddings = body(self.encoders[description.key]).embeddings
             table = embeddings.token_embedding.weight
-            embeddings.token_embedding = ExtendedEmbedding(table, starting_rows(table, pieces, vectors, mean))
+            embeddings.token_embedding = ExtendedEmbedding(
+                table, starting_rows(table, pieces, vectors, mean).to(device=device)
+            )
         texts = [f"{PROMPT} {name}" for name in self.names]
         for key, ids in self.ids(texts).items():
-            self.register_buffer(f"ids_{key}", ids, persistent=False)
+            self.register_buffer(f"ids_{key}", ids.to(device=device), persistent=False)
         columns = [self.positions(text, name) for text, name in zip(texts, self.names, strict=True)]
-        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.register_buffer("columns", torch.tensor(columns, device=device), persistent=False)
 
     def ids(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Ids (B, 77) of B prompts for each text encoder, by embedding key.

@@ -17,7 +17,6 @@ from .. import registered, supported
 from ..autoencoder import decode
 from ..clip import TextEncoder, clip_tokenizer
 from ..diffusers_parts import CHECKPOINT, read_config, read_part
-from ..precision import encoding_dtype, precision_for
 from ..protocol import Tokenizer
 from .backbone import UNetBackbone, assemble
 from .family import UNetFamily
@@ -51,32 +50,30 @@ class DiffusersCheckpoint:
 
     def model(self, class_words: Sequence[str], config: TailorConfig, device: torch.device) -> UNetBackbone:
         """A model with fresh LoRA and tokens, as `build_model` gives it."""
-        precision = precision_for(config.mixed_precision, device)
         encoders = {
             description.key: read_part(
                 self.folder,
                 f"text_encoder{'_2' if number else ''}",
                 CLIPTextModelWithProjection if description.pooled else CLIPTextModel,
-                precision,
-                device,
             ).eval()
             for number, description in enumerate(self.family.text_encoders)
         }
         return assemble(
             family=self.family,
-            unet=read_part(self.folder, "unet", UNet2DConditionModel, precision, device),
+            unet=read_part(self.folder, "unet", UNet2DConditionModel),
             encoders=encoders,
-            autoencoder=read_part(self.folder, "vae", AutoencoderKL, encoding_dtype(precision), device).eval(),
+            autoencoder=read_part(self.folder, "vae", AutoencoderKL).eval(),
             schedule=self.schedule,
             tokenizer=self.tokenizer,
             class_words=class_words,
             config=config,
+            device=device,
             text_layer=_last_if_cut_off(encoders),
         )
 
     def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """See `Checkpoint.decoder`."""
-        autoencoder = read_part(self.folder, "vae", AutoencoderKL, torch.float32, device).eval()
+        autoencoder = read_part(self.folder, "vae", AutoencoderKL).to(device, torch.float32).eval()
         return lambda latents: decode(autoencoder, latents)
 
 

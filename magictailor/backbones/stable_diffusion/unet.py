@@ -18,13 +18,14 @@ LDM_UNET_PREFIX = "model.diffusion_model."
 
 
 def build_unet(
-    state: Mapping[str, Tensor], family: UNetFamily, dtype: torch.dtype, device: torch.device
+    state: Mapping[str, Tensor], family: UNetFamily, dtype: torch.dtype | None, device: torch.device | None
 ) -> UNet2DConditionModel:
     """The U-Net of a checkpoint, frozen.
 
     Args:
         state: in the layout of CompVis' latent-diffusion, keys from "input_blocks.0.0.weight".
         family: gives what the shapes do not tell.
+        dtype, device: None leaves the weights as they are.
 
     Raises:
         InputError: weights are missing or left over.

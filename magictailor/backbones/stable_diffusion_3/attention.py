@@ -58,14 +58,12 @@ class JointAttention:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Any:
-        # on a GPU layer norms answer in 32 bits; cast once, not for each projection and its LoRA
-        hidden_states = hidden_states.to(attn.to_q.weight.dtype)
         positions, heads = hidden_states.shape[1], attn.heads
         query = _by_head(attn.to_q(hidden_states), heads, attn.norm_q)
         key = _by_head(attn.to_k(hidden_states), heads, attn.norm_k)
         value = _by_head(attn.to_v(hidden_states), heads)
         if encoder_hidden_states is not None:
-            text = encoder_hidden_states.to(attn.add_k_proj.weight.dtype)
+            text = encoder_hidden_states
             key = torch.cat([key, _by_head(attn.add_k_proj(text), heads, attn.norm_added_k)], dim=2)
             value = torch.cat([value, _by_head(attn.add_v_proj(text), heads)], dim=2)
             # the last block's prompt leads nowhere

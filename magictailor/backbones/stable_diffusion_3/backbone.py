@@ -15,11 +15,13 @@ from transformers import T5EncoderModel
 
 from ...config import TailorConfig
 from ...errors import InputError
+from ...memory import FASTEST, MemoryPlan, Weights
 from .. import autoencoder as autoencoders
 from ..attention_capture import AttentionCapture
 from ..autoencoder import Autoencoder, build_autoencoder
-from ..clip import TextEncoder, build_text_encoder
+from ..clip import TextEncoder, build_text_encoder, text_attention
 from ..lora import add_lora, lora_of
+from ..placement import HOME, place, repeat_layers, sizes
 from ..precision import encoding_dtype, precision_for
 from ..protocol import CheckpointWeights, Prediction, Prompts, Tokenizer
 from ..t5 import build_t5_encoder, t5_dtype
@@ -33,7 +35,7 @@ _IMAGE_STREAM = ("to_q", "to_k", "to_v", "to_out.0")
 _TEXT_STREAM = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class TransformerBackbone:
     """See `magictailor.backbones.protocol.Backbone`, which it implements."""
 
@@ -45,6 +47,27 @@ class TransformerBackbone:
     capture: AttentionCapture
     device: torch.device
     precision: torch.dtype
+    plan: MemoryPlan = FASTEST
+
+    def weights(self) -> Weights:
+        network, stays = sizes(self.transformer, self.precision)
+        others = [sizes(encoder, self._dtype_of(key)) for key, encoder in self.prompts.encoders.items()]
+        others.append(sizes(self.autoencoder, encoding_dtype(self.precision)))
+        return Weights(network, stays, *map(sum, zip(*others, strict=True)))
+
+    def _dtype_of(self, encoder: str) -> torch.dtype:
+        return t5_dtype(self.precision) if encoder == T5 else self.precision
+
+    def arrange(self, plan: MemoryPlan) -> None:
+        self.plan = plan
+        place(self.transformer, self.precision, self.device, plan.network_away)
+        for key, encoder in self.prompts.encoders.items():
+            place(encoder, self._dtype_of(key), self.device, plan.others_away)
+        place(self.autoencoder, encoding_dtype(self.precision), self.device, plan.others_away)
+        repeat_layers(self.transformer, plan.checkpointing)
+
+    def watch_again(self, watch: Tensor) -> None:
+        self.capture.start(watch)
 
     def lora(self) -> dict[str, nn.Parameter]:
         return lora_of(self.transformer)
@@ -78,12 +101,10 @@ class TransformerBackbone:
         return noised(latents, noise, timesteps), velocity(latents, noise)
 
     def reference_prompts(self) -> EncodedPrompts:
-        with self.autocast():
-            return self.prompts()
+        return self.prompts()
 
     def encode_prompts(self, texts: Sequence[str]) -> EncodedPrompts:
-        with self.autocast():
-            return self.prompts.encode(texts)
+        return self.prompts.encode(texts)
 
     def require_readable(self, text: str) -> None:
         self.prompts.require_readable(text)
@@ -103,28 +124,25 @@ class TransformerBackbone:
         lora: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
         assert isinstance(prompts, EncodedPrompts)
-        conditions = prompts.conditions(owners) | {"timestep": timesteps.expand(len(noisy))}
+        conditions = {name: tensor.to(self.precision) for name, tensor in prompts.conditions(owners).items()}
+        conditions["timestep"] = timesteps.expand(len(noisy))
         if watch is None:
-            with self.capture.paused(), self.autocast():
+            with self.capture.paused():
                 return Prediction(self._answer(noisy, conditions, lora), None)
         self.capture.start(watch)
-        with self.autocast():
-            answer = self._answer(noisy, conditions, lora)
+        answer = self._answer(noisy, conditions, lora)
         return Prediction(answer, self.capture.mean_map(noisy.shape[-2:]))
 
     def _answer(self, noisy: Tensor, conditions: Mapping[str, Any], lora: Mapping[str, Tensor] | None) -> Tensor:
         height, width = noisy.shape[-2:]
         patch = self.transformer.config.patch_size
         # a last patch that is cut off goes on at the other end, as in ComfyUI
-        whole = F.pad(noisy, (0, -width % patch, 0, -height % patch), mode="circular")
+        whole = F.pad(noisy.to(self.precision), (0, -width % patch, 0, -height % patch), mode="circular")
         if lora is None:
             answer = self.transformer(whole, **conditions).sample
         else:
             answer = functional_call(self.transformer, dict(lora), (whole,), dict(conditions)).sample
         return answer[..., :height, :width]
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=TIMESTEPS, shift=self.schedule.shift)
@@ -139,19 +157,17 @@ def build_model(
 ) -> TransformerBackbone:
     """See `Family.build`."""
     assert isinstance(weights.schedule, RectifiedFlow)
-    precision = precision_for(config.mixed_precision, device)
     family.require_encoders(set(weights.text_encoders))
     return assemble(
         family=family,
-        transformer=build_transformer(weights.network, precision, device),
-        encoders=_build_encoders(family, weights.text_encoders, precision, device),
-        autoencoder=build_autoencoder(
-            weights.autoencoder, encoding_dtype(precision), device, channels=family.latent_channels
-        ),
+        transformer=build_transformer(weights.network, None, None),
+        encoders=_build_encoders(family, weights.text_encoders, text_attention(device)),
+        autoencoder=build_autoencoder(weights.autoencoder, None, None, channels=family.latent_channels),
         schedule=weights.schedule,
         tokenizers=weights.tokenizers,
         class_words=class_words,
         config=config,
+        device=device,
         text_layer=weights.text_layer,
     )
 
@@ -159,19 +175,18 @@ def build_model(
 def _build_encoders(
     family: TransformerFamily,
     states: Mapping[str, Mapping[str, Tensor]],
-    precision: torch.dtype,
-    device: torch.device,
+    attention: str,
 ) -> dict[str, TextEncoder | T5EncoderModel]:
     encoders: dict[str, TextEncoder | T5EncoderModel] = {}
     for description, width in zip(family.text_encoders, family.clip_widths, strict=True):
         if description.key in states:
-            encoder = build_text_encoder(states[description.key], description, precision, device)
+            encoder = build_text_encoder(states[description.key], description, None, None, attention)
             if encoder.config.hidden_size != width:
                 found = f"its {description.key} is {encoder.config.hidden_size} wide"
                 raise InputError("clip", f"{found} and {family.title} reads {width}")
             encoders[description.key] = encoder
     if T5 in states:
-        encoder = build_t5_encoder(states[T5], t5_dtype(precision), device)
+        encoder = build_t5_encoder(states[T5], None, None)
         if encoder.config.d_model != family.prompt_width:
             found = f"its {T5} is {encoder.config.d_model} wide"
             raise InputError("clip", f"{found} and {family.title} reads {family.prompt_width}")
@@ -189,25 +204,20 @@ def assemble(
     tokenizers: Mapping[str, Tokenizer],
     class_words: Sequence[str],
     config: TailorConfig,
+    device: torch.device,
     text_layer: int | None = None,
 ) -> TransformerBackbone:
-    """Add the LoRA and the tokens to frozen parts that already are where they will be trained.
+    """Add the LoRA and the tokens to frozen parts; `Backbone.arrange` is still to be called.
 
     Args:
-        transformer, encoders, autoencoder: frozen, on one device, changed in place: the caller gives them away.
+        transformer, encoders, autoencoder: frozen, wherever they are, changed in place: the caller gives them away.
         schedule: the forward process of the transformer.
         tokenizers: as in `CheckpointWeights`.
-        class_words, config: as in `Family.build`.
+        class_words, config, device: as in `Family.build`.
         text_layer: as in `CheckpointWeights`.
     """
-    device = transformer.device
-    if device.type == "cuda":
-        # no faster on a CPU, and there it would copy weights that are shared with the host
-        autoencoder.to(memory_format=torch.channels_last)
-    add_lora(transformer, lora_targets(transformer), config.lora_rank, config.seed)
-    if config.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
-    return TransformerBackbone(
+    add_lora(transformer, lora_targets(transformer), config.lora_rank, config.seed, device)
+    model = TransformerBackbone(
         family=family,
         transformer=transformer.train(),
         prompts=PromptEncoder(
@@ -218,13 +228,18 @@ def assemble(
             text_layer,
             config.vectors_per_token,
             config.token_start == "mean of pieces",
-        ).to(device),
+            device,
+        ),
         autoencoder=autoencoder,
         schedule=schedule,
         capture=watch_attention(transformer),
         device=device,
         precision=precision_for(config.mixed_precision, device),
     )
+    if device == HOME:
+        # there is no other place
+        model.arrange(FASTEST)
+    return model
 
 
 def lora_targets(transformer: SD3Transformer2DModel) -> list[str]:

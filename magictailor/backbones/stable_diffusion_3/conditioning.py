@@ -76,6 +76,7 @@ class PromptEncoder(nn.Module):
         mean: a token starts as the mean of its word's pieces.
         layer: overrides the layers that are shown (the user's "clip skip"), counted from the end, in every encoder that
             has so many, as in ComfyUI.
+        device: for what is trained, and the prompts; None: that of the encoders.
     """
 
     columns: Tensor
@@ -89,6 +90,7 @@ class PromptEncoder(nn.Module):
         layer: int | None = None,
         vectors: int = 1,
         mean: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({key: encoders[key] for key in family.embedding_keys if key in encoders})
@@ -100,19 +102,21 @@ class PromptEncoder(nn.Module):
             shared = next(tokenizers[d.key] for d in family.text_encoders if d.key in tokenizers)
             self.tokenizers |= {description.key: shared for description in self.clip}
         self.names = [token_name(n) for n in range(len(class_words))]
-        self.tables = {key: self._extended(key, class_words, mean) for key in self.encoders}
+        self.tables = {key: self._extended(key, class_words, mean, device) for key in self.encoders}
         texts = [f"{PROMPT} {name}" for name in self.names]
         for key, ids in self.ids(texts).items():
-            self.register_buffer(f"ids_{key}", ids, persistent=False)
+            self.register_buffer(f"ids_{key}", ids.to(device=device), persistent=False)
         columns = [self.positions(text, name) for text, name in zip(texts, self.names, strict=True)]
-        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.register_buffer("columns", torch.tensor(columns, device=device), persistent=False)
 
-    def _extended(self, key: str, class_words: Sequence[str], mean: bool) -> ExtendedEmbedding:
+    def _extended(
+        self, key: str, class_words: Sequence[str], mean: bool, device: torch.device | None
+    ) -> ExtendedEmbedding:
         encoder: Any = self.encoders[key]
         read = t5 if key == T5 else clip
         table = encoder.get_input_embeddings().weight
         pieces = [read.sub_tokens(self.tokenizers[key], word) for word in class_words]
-        extended = ExtendedEmbedding(table, starting_rows(table, pieces, self.vectors, mean))
+        extended = ExtendedEmbedding(table, starting_rows(table, pieces, self.vectors, mean).to(device=device))
         encoder.set_input_embeddings(extended)
         return extended
 

@@ -16,8 +16,6 @@ from ...errors import InputError
 from .. import registered, supported
 from ..autoencoder import decode
 from ..diffusers_parts import CHECKPOINT, read_config, read_part
-from ..precision import encoding_dtype, precision_for
-from ..t5 import t5_dtype
 from .backbone import TransformerBackbone, assemble
 from .checkpoint_file import tokenizers
 from .family import T5, TransformerFamily
@@ -63,27 +61,25 @@ class DiffusersCheckpoint:
 
     def model(self, class_words: Sequence[str], config: TailorConfig, device: torch.device) -> TransformerBackbone:
         """A model with fresh LoRA and tokens, as `build_model` gives it."""
-        precision = precision_for(config.mixed_precision, device)
         encoders = {}
         for key in self.encoders:
             part, kind = _TEXT_ENCODERS[key]
-            encoders[key] = read_part(
-                self.folder, part, kind, t5_dtype(precision) if key == T5 else precision, device
-            ).eval()
+            encoders[key] = read_part(self.folder, part, kind).eval()
         return assemble(
             family=self.family,
-            transformer=read_part(self.folder, "transformer", SD3Transformer2DModel, precision, device),
+            transformer=read_part(self.folder, "transformer", SD3Transformer2DModel),
             encoders=encoders,
-            autoencoder=read_part(self.folder, "vae", AutoencoderKL, encoding_dtype(precision), device).eval(),
+            autoencoder=read_part(self.folder, "vae", AutoencoderKL).eval(),
             schedule=self.schedule,
             tokenizers=self.tokenizers,
             class_words=class_words,
             config=config,
+            device=device,
         )
 
     def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """See `Checkpoint.decoder`."""
-        autoencoder = read_part(self.folder, "vae", AutoencoderKL, torch.float32, device).eval()
+        autoencoder = read_part(self.folder, "vae", AutoencoderKL).to(device, torch.float32).eval()
         return lambda latents: decode(autoencoder, latents)
 
 

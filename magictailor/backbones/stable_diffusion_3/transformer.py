@@ -48,11 +48,14 @@ _JOINED = {
 }
 
 
-def build_transformer(state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> SD3Transformer2DModel:
+def build_transformer(
+    state: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch.device | None
+) -> SD3Transformer2DModel:
     """The transformer of a checkpoint, frozen.
 
     Args:
         state: in the layout of Stability AI's reference implementation, keys from "joint_blocks.0...".
+        dtype, device: None leaves the weights as they are.
 
     Raises:
         InputError: weights are missing or left over; names "model".
