@@ -90,8 +90,9 @@ def graph_of(described):
             "town": node("ToyTownLoader"),
             "pair": made("MagicTailorLoadPair"),
             "masks": made("MagicTailorGroundedSAMLoader"),
-            "image": node("EmptyImage", width=64, height=64, batch_size=1, color=0),
-            "mask": node("SolidMask", value=1.0, width=64, height=64),
+            # strips, which Grounding DINO does not enlarge as much
+            "image": node("EmptyImage", width=320, height=48, batch_size=1, color=0),
+            "mask": node("SolidMask", value=1.0, width=320, height=48),
             "latents": node("EmptyLatentImage", width=64, height=64, batch_size=1),
             "train": made("MagicTailorTrainV2"),
             "tried": node(name, **inputs_of(described[name]) | ({changed: value} if changed else {})),
