@@ -62,7 +62,8 @@ def set_up(session: nox.Session) -> None:
     if not stamp.is_file() or stamp.read_text() != wanted:
         # all in one call: no requirement can move the version that another one asked for
         from_lists = [argument for path in lists for argument in ("-r", str(path))]
-        session.run(PYTHON, "-m", "pip", "install", *TORCH, *from_lists, *extra)
+        # not compiled beforehand: most of these files are never imported
+        session.run(PYTHON, "-m", "pip", "install", "--no-compile", *TORCH, *from_lists, *extra)
         session.run(PYTHON, "install.py")
         stamp.write_text(wanted)
     session.run(PYTHON, "-m", "tools.browser")
