@@ -10,6 +10,8 @@ import sys
 import pytest
 
 PACK_ROOT = pathlib.Path(__file__).resolve().parent.parent
+# files that take a minute or more and stand near the end; begun first, both processes end at about the same time
+BEGUN_FIRST = ("test_tailoring.py", "test_batch.py", "test_runs.py")
 RENDERED_PAIR = PACK_ROOT / "example_pairs" / "house_a+roof_a"
 
 
@@ -35,6 +37,10 @@ def pytest_addoption(parser):
         default=PACK_ROOT.parent / "shared" / "pairs",
         help="folder with real reference pairs ({concept}_{id}+{component}_{id}/); tests use them when it exists",
     )
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in BEGUN_FIRST)
 
 
 def pytest_generate_tests(metafunc):
