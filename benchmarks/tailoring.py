@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from magictailor.batch.jobs import Job, Outcome, Row, local_devices, perform
 from magictailor.batch.on_ray import perform_on_ray
-from magictailor.batch.results import as_csv
+from magictailor.formats.csv_table import as_csv
 from toytown.analyser import analysed, load_analyser
 from toytown.backgrounds import BACKGROUNDS
 from toytown.measures import bootstrap_interval, scores

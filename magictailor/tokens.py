@@ -12,6 +12,7 @@ LONGEST_NAME = 40
 
 # <v0>, <sks>, <anna:v0>, or a bare word: sks_tower
 _NAME = re.compile(r"<(?:(?P<label>[\w-]+):)?(?P<bracketed>[\w-]+)>|(?P<bare>[\w-]+)")
+_NUMBERED = re.compile(r"<(?:[\w-]+:)?v(?P<number>\d{1,3})>")
 # what prompts of other programs and packs have in such brackets
 _TAGS = {"lora", "lyco", "hypernet", "embedding"}
 # as people write and paste <v0> by mistake: wide and other brackets, as web pages and chats escape them, with
@@ -93,6 +94,25 @@ def require_tokens(text: str, names: Sequence[str], field: str = "prompt") -> No
     if strange:
         shown = "".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in ", ".join(strange))
         raise InputError(field, f"holds {shown}, but what is learned is {', '.join(names)}, written exactly like that")
+
+
+def in_words(text: str, class_words: Sequence[str]) -> str:
+    """A prompt for whoever has not learned the tokens: `<v0> with <anna:v1>` gives `tower with roof`.
+
+    Args:
+        class_words: the concept's first.
+
+    Raises:
+        InputError: it has a token of a higher number; names "prompt".
+    """
+
+    def word(match: re.Match[str]) -> str:
+        number = int(match["number"])
+        if number >= len(class_words):
+            raise InputError("prompt", f"holds {match.group()}, but there are only {', '.join(class_words)}")
+        return class_words[number]
+
+    return _NUMBERED.sub(word, text)
 
 
 def _like(name: str) -> re.Pattern[str]:

@@ -1,21 +1,19 @@
 """Sample with a tailoring, in one node."""
 
-import comfy.samplers
 from comfy_api.v0_0_2 import io
 
 from nodes import common_ksampler
 
-from ..magictailor.backbones.protocol import SamplerDefaults
 from ..magictailor.tokens import require_tokens
 from .bridge import host
 from .bridge.errors import SAME_CHECKPOINT, artist_errors
 from .bridge.inputs import strength_input
 from .bridge.sampler_cache import kept
+from .bridge.sampling import chosen, described, sampling_inputs
 from .bridge.socket_types import CATEGORY, Tailoring
 from .bridge.tailored_clip import known_tokens
 
 NAME = "Tailored Sampler"
-AUTO = "auto"
 
 
 class MagicTailorSampler(io.ComfyNode):
@@ -55,37 +53,7 @@ class MagicTailorSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the noise.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=0,
-                    min=0,
-                    max=10000,
-                    tooltip="Sampling steps. 0 takes what suits the kind of model, for U-Nets the paper's 50. The node "
-                    "shows what it took.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How closely to follow the prompt. 0 takes what suits the kind of model, for U-Nets the "
-                    "paper's 7.5.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=[AUTO, *comfy.samplers.KSampler.SAMPLERS],
-                    default=AUTO,
-                    tooltip="The sampler. auto takes what suits the kind of model, for U-Nets the paper's ddim.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=[AUTO, *comfy.samplers.KSampler.SCHEDULERS],
-                    default=AUTO,
-                    tooltip="How the noise levels are spaced. auto takes what suits the kind of model, for U-Nets "
-                    "ddim_uniform.",
-                ),
+                *sampling_inputs(),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -127,16 +95,6 @@ class MagicTailorSampler(io.ComfyNode):
             text if given is None else given for text, given in zip(written, (positive, negative), strict=True)
         )
         sampling = chosen(tailoring.family.sampler, steps, cfg, sampler_name, scheduler)
-        host.show_text(f"{sampling.steps} steps, cfg {sampling.cfg:g}, {sampling.sampler_name}, {sampling.scheduler}")
+        host.show_text(described(sampling))
         (latent,) = common_ksampler(tailored.model, seed, *sampling, positive, negative, latent_image, denoise=denoise)
         return io.NodeOutput(latent, tailored.model, positive, negative)
-
-
-def chosen(usual: SamplerDefaults, steps: int, cfg: float, sampler_name: str, scheduler: str) -> SamplerDefaults:
-    """What the widgets say; where one leaves it open, what is usual for the kind of model."""
-    return SamplerDefaults(
-        steps or usual.steps,
-        cfg or usual.cfg,
-        usual.sampler_name if sampler_name == AUTO else sampler_name,
-        usual.scheduler if scheduler == AUTO else scheduler,
-    )

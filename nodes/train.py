@@ -6,7 +6,6 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from ..magictailor.config import AUTO, CONTINUE, MEMORY, TailorConfig
-from ..magictailor.errors import InputError
 from .bridge.errors import TRAINING_REMEDIES, artist_errors
 from .bridge.inputs import (
     PREVIEW_EVERY,
@@ -21,10 +20,10 @@ from .bridge.inputs import (
 )
 from .bridge.knobs import ON_TRAIN
 from .bridge.packages import needed_packages
+from .bridge.references import COMPONENTS, without_gap
 from .bridge.socket_types import CATEGORY, Reference, Settings
 
 NAME = "MagicTailor Train"
-COMPONENTS = tuple(f"component {number}" for number in range(1, 9))
 
 
 class MagicTailorTrainV2(io.ComfyNode):
@@ -59,6 +58,12 @@ class MagicTailorTrainV2(io.ComfyNode):
                 ),
                 # saved workflows hold widget values by position: what is new comes last
                 *run_inputs(),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="From the stock Load CLIP Vision: says how alike each sample is to the references, on the "
+                    "node and in the report, where the best step is marked. It does not change what is learned.",
+                ),
             ],
             outputs=training_outputs(),
             accept_all_inputs=True,
@@ -84,6 +89,7 @@ class MagicTailorTrainV2(io.ComfyNode):
         snapshot_every=0,
         memory=AUTO,
         low_memory=False,
+        clip_vision=None,
         **shown,
     ):
         shown["memory"] = memory_from(memory, low_memory)
@@ -92,25 +98,9 @@ class MagicTailorTrainV2(io.ComfyNode):
         with needed_packages(NAME), artist_errors(NAME, TRAINING_REMEDIES):
             from .bridge.training import Preview, trained
 
-            preview = Preview(preview_every, preview_prompt, preview_steps, _note(settings, shown))
-            references, config = [concept, *_without_gap(components)], TailorConfig(**shown | settings)
+            preview = Preview(preview_every, preview_prompt, preview_steps, _note(settings, shown), clip_vision)
+            references, config = [concept, *without_gap(components)], TailorConfig(**shown | settings)
             return trained(NAME, model, clip, vae, references, config, preview, resume, snapshot_every)
-
-
-def _without_gap(components: Mapping[str, Any]) -> list:
-    """The components in the order of their numbers, which their tokens have too.
-
-    Raises:
-        InputError: one is missing before another.
-    """
-    connected = [components.get(name) is not None for name in COMPONENTS]
-    count = sum(connected)
-    if not all(connected[:count]):
-        missing = COMPONENTS[connected.index(False)]
-        raise InputError(
-            "components", f"{missing} is not connected but a later one is; connect them without a gap, from 1 on"
-        )
-    return [components[name] for name in COMPONENTS[:count]]
 
 
 def _note(settings: Mapping[str, Any], shown: Mapping[str, Any]) -> str:

@@ -19,7 +19,16 @@ from .blueprints import BLUEPRINTS
 from .canvas import MAKE_GRAPH
 from .comfyui import PACK_ROOT, ComfyServer, locate_comfyui, make_base_dir
 from .input_pictures import write_input_pictures
-from .shipped_workflows import CANVASES, CHECKPOINT, CONTROLNET, SAM3_CHECKPOINT, STYLE_LORA, TAILORING, UPSCALER
+from .shipped_workflows import (
+    CANVASES,
+    CHECKPOINT,
+    CLIP_VISION,
+    CONTROLNET,
+    SAM3_CHECKPOINT,
+    STYLE_LORA,
+    TAILORING,
+    UPSCALER,
+)
 from .workflow import Frontend, check_layout
 
 WORKFLOWS = PACK_ROOT / "workflows"
@@ -31,6 +40,7 @@ FIRST_VIEW = {"scale": 0.8, "offset": [80, 80]}
 LISTED_FILES = (
     f"checkpoints/{CHECKPOINT}",
     f"checkpoints/{SAM3_CHECKPOINT}",
+    f"clip_vision/{CLIP_VISION}",
     f"controlnet/{CONTROLNET}",
     f"loras/{STYLE_LORA}",
     f"loras/{TAILORING}",

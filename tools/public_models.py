@@ -87,6 +87,12 @@ MODELS = {
             "1.4 GB",
         ),
         PublicModel(
+            "clip_vision_h.safetensors",
+            "clip_vision",
+            f"{HUGGING_FACE}/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/clip_vision/clip_vision_h.safetensors",
+            "",
+        ),
+        PublicModel(
             "RealESRGAN_x4plus.pth",
             "upscale_models",
             "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.0/RealESRGAN_x4plus.pth",

@@ -11,6 +11,7 @@ TAILORING = "my_tailoring.safetensors"
 STYLE_LORA = "my_style.safetensors"
 CONTROLNET = "control_v11p_sd15_canny.pth"
 UPSCALER = "RealESRGAN_x4plus.pth"
+CLIP_VISION = "clip_vision_h.safetensors"
 
 # the paper's
 SAMPLING = {
@@ -506,6 +507,74 @@ def compare_before_and_after() -> Canvas:
     return canvas
 
 
+def score_and_pick() -> Canvas:
+    canvas = Canvas("score_and_pick")
+    _checkpoint_and_tailoring(
+        canvas,
+        "Draw eight, keep the best two",
+        "Eight pictures are drawn from one tailoring. *MagicTailor Score* compares each with the references it was "
+        "learned from, *MagicTailor Pick* keeps the best.\n\n"
+        "Choose the file that *Save Tailoring* wrote and the folder it was learned from, and a CLIP vision model such "
+        f"as {MODELS[CLIP_VISION].listed()}.\n\n"
+        "Below the table stand your references among themselves: a drawing can hardly be more alike than they are.",
+    )
+    canvas.node("pair", "MagicTailorLoadPair", 400, folder="example: house_a+roof_a")
+    canvas.node("vision", "CLIPVisionLoader", 400, clip_name=CLIP_VISION)
+    _tailored_sampler(canvas, "<v0> with <v1>", batch=8)
+    canvas.node("decode", "VAEDecode", 420)
+    canvas.link("sampler.latent", "decode.samples")
+    canvas.link("checkpoint.VAE", "decode.vae")
+    canvas.group("Score and pick", GREEN)
+    canvas.node("all", "PreviewImage", 460, 320, "All eight")
+    canvas.node("score", "MagicTailorScore", 460)
+    canvas.column()
+    canvas.node("table", "PreviewAny", 520, 280, "Scores")
+    canvas.node("pick", "MagicTailorPick", 520, count=2)
+    canvas.column()
+    canvas.node("best", "SaveImage", 460, 520, "The best two", filename_prefix="best")
+    canvas.link("decode.IMAGE", "all.images", "score.images", "pick.images")
+    canvas.link("pair.concept", "score.concept")
+    canvas.link("pair.component", "score.components.component 1")
+    canvas.link("vision.CLIP_VISION", "score.encoders.clip_vision 1")
+    canvas.link("score.text", "table.source")
+    canvas.link("score.scores", "pick.scores")
+    canvas.link("pick.images", "best.images")
+    return canvas
+
+
+def compare_strengths() -> Canvas:
+    canvas = Canvas("compare_strengths")
+    _checkpoint_and_tailoring(
+        canvas,
+        "Which strength?",
+        "*MagicTailor Compare* draws every combination of **strengths**, **seeds** and **prompts** (one on each line) "
+        "onto one sheet. **columns** says what goes from left to right.\n\n"
+        "To compare snapshots of a training, connect *MagicTailor Runs* to the next free input of *tailorings*.\n\n"
+        "The scores below the pictures come from the references and a CLIP vision model such as "
+        f"{MODELS[CLIP_VISION].listed()}. Without one, delete *Load CLIP Vision* and the links of *Load MagicTailor "
+        "Pair*: the sheet then has no scores.",
+        direct=False,
+    )
+    canvas.node("pair", "MagicTailorLoadPair", 400, folder="example: house_a+roof_a")
+    canvas.node("vision", "CLIPVisionLoader", 400, clip_name=CLIP_VISION)
+    canvas.group("Compare", ORANGE)
+    canvas.node("latents", "EmptyLatentImage", 460, width=512, height=512, batch_size=1)
+    canvas.node("compare", "MagicTailorCompare", 460, strengths="0.4, 0.7, 1.0, 1.3", seeds="0, 1")
+    canvas.column()
+    canvas.node("sheet", "SaveImage", 760, 560, "Sheet", filename_prefix="compare_strengths")
+    canvas.node("numbers", "SaveText", 760, 160, "Numbers", filename_prefix="compare_strengths", format="csv")
+    for socket in ("MODEL", "CLIP", "VAE"):
+        canvas.link(f"checkpoint.{socket}", f"compare.{socket.lower()}")
+    canvas.link("tailoring.tailoring", "compare.tailorings.tailoring 1")
+    canvas.link("latents.LATENT", "compare.latent_image")
+    canvas.link("pair.concept", "compare.concept")
+    canvas.link("pair.component", "compare.components.component 1")
+    canvas.link("vision.CLIP_VISION", "compare.encoders.clip_vision 1")
+    canvas.link("compare.sheet", "sheet.images")
+    canvas.link("compare.csv", "numbers.text")
+    return canvas
+
+
 # numbered in the order in which a newcomer meets them: the host lists the files' names, sorted by them at most
 CANVASES = {
     f"{number:02}_{function.__name__}": function
@@ -523,6 +592,8 @@ CANVASES = {
             redraw_picture,
             inpaint_component,
             compare_before_and_after,
+            score_and_pick,
+            compare_strengths,
         ),
         1,
     )
@@ -544,12 +615,12 @@ def _checkpoint_and_tailoring(canvas: Canvas, title: str, text: str, direct: boo
 
 
 def _tailored_sampler(
-    canvas: Canvas, prompt: str, latents: str | None = None, denoise: float = 1.0, title: str = ""
+    canvas: Canvas, prompt: str, latents: str | None = None, denoise: float = 1.0, title: str = "", batch: int = 1
 ) -> None:
-    """A group with the Tailored Sampler; without `latents` it starts from empty ones."""
+    """A group with the Tailored Sampler; without `latents` it starts from a batch of empty ones."""
     canvas.group("Draw", ORANGE)
     if latents is None:
-        canvas.node("latents", "EmptyLatentImage", 420, width=512, height=512, batch_size=1)
+        canvas.node("latents", "EmptyLatentImage", 420, width=512, height=512, batch_size=batch)
         latents = "latents.LATENT"
     canvas.node(
         "sampler", "MagicTailorSampler", 420, 540, title, prompt=prompt, negative_prompt="", seed=0, denoise=denoise

@@ -92,15 +92,19 @@ def in_toy_town(graph: dict, pair: Pair) -> dict:
     graph = copy.deepcopy(graph)
     for loader in nodes_of(graph, "CheckpointLoaderSimple"):
         graph[loader] = {"class_type": "ToyTownLoader", "inputs": {}}
+    for loader in nodes_of(graph, "CLIPVisionLoader"):
+        graph[loader] = {"class_type": "ToyTownVisionLoader", "inputs": {}}
+    for folder in nodes_of(graph, "MagicTailorLoadPair"):
+        graph[folder]["inputs"]["folder"] = pair.name
     for train in nodes_of(graph, "MagicTailorTrainV2"):
         inputs = graph[train]["inputs"]
         graph[f"{train}_settings"] = {"class_type": "MagicTailorSettings", "inputs": {"preset": "toy town"}}
         inputs["settings"] = [f"{train}_settings", 0]
         for folder in nodes_of(graph, "MagicTailorLoadPair"):
-            graph[folder]["inputs"]["folder"] = pair.name
             (component,) = (name for name in inputs if name.startswith("components."))
             inputs |= {"concept": [folder, 0], component: [folder, 1]}
-    for sampler in (*nodes_of(graph, "MagicTailorSampler"), *nodes_of(graph, "KSampler")):
+    samplers = ("MagicTailorSampler", "KSampler", "MagicTailorCompare")
+    for sampler in (node for kind in samplers for node in nodes_of(graph, kind)):
         graph[sampler]["inputs"].update(steps=SAMPLER_STEPS, cfg=GUIDANCE)
     for latents in nodes_of(graph, "EmptyLatentImage"):
         graph[latents]["inputs"].update(width=RESOLUTION, height=RESOLUTION)

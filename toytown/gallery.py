@@ -36,10 +36,10 @@ class Run:
     """How a workflow is run and shown.
 
     Attributes:
-        title: of what it draws.
+        title: of what it draws; `SHEET` if that is a sheet itself.
         prompts: texts in place of those the workflow comes with, in which words stand that the toy town does not know.
-        begins: what is shown above: the painted "pictures", the references of the "component", the "example"; or
-            nothing.
+        begins: what is shown above: the painted "pictures", the references of the "component", the "example", the
+            "previews" of the run; or nothing.
         seeds: one run each.
     """
 
@@ -49,6 +49,7 @@ class Run:
     seeds: tuple[int, ...] = SEEDS
 
 
+SHEET = "the picture as it is"
 RUNS = {
     "04_tailor_with_painted_masks": Run("<v0> with <v1>", begins="pictures", seeds=(0,)),
     "02_use_saved_tailoring": Run("Drawn by stock nodes from the saved files"),
@@ -56,6 +57,8 @@ RUNS = {
     "09_draw_larger": Run("Second passes", {"<v0> with <v1>, in a meadow": "<v0> with <v1> on the grass"}, seeds=(0,)),
     "10_redraw_picture": Run("Drawn over: <v0> with <v1>", begins="example"),
     "11_inpaint_component": Run("Inside the painted place: a house with <v1>", begins="example"),
+    "13_score_and_pick": Run("The two that were picked", begins="previews", seeds=(0,)),
+    "14_compare_strengths": Run(SHEET, seeds=(0,)),
     "12_compare_before_and_after": Run("Before and after", {"house with roof": "a house with a roof"}, seeds=SEEDS[:2]),
 }
 
@@ -72,13 +75,19 @@ def main() -> None:
     with ComfyServer(locate_comfyui(), base) as server, Frontend(server.url) as frontend:
         for name in options.names or RUNS:
             graph = in_toy_town(frontend.api_graph(WORKFLOWS / f"{name}.json"), SHOWN)
-            drawn = [
-                Image.open(io.BytesIO(server.fetch_image(image))).convert("RGB")
-                for seed in RUNS[name].seeds
-                for image in server.images(server.run(prepared(graph, RUNS[name], seed), timeout=3600))
-            ]
-            rows = [*first_rows(RUNS[name].begins, pictures), result_row(RUNS[name], drawn)]
-            sheet(rows).save(options.out / f"{name}.png")
+            run = RUNS[name]
+            entries = [server.run(prepared(graph, run, seed), timeout=3600) for seed in run.seeds]
+            drawn, previews = (
+                [
+                    Image.open(io.BytesIO(server.fetch_image(image))).convert("RGB")
+                    for entry in entries
+                    for image in server.images(entry, kind)
+                ]
+                for kind in ("output", "temp")
+            )
+            above = [_row("Drawn", previews)] if run.begins == "previews" else first_rows(run.begins, pictures)
+            shown = drawn[0] if run.title == SHEET else sheet([*above, _row(run.title, drawn)])
+            shown.save(options.out / f"{name}.png")
             print(options.out / f"{name}.png", flush=True)
 
 
@@ -149,9 +158,8 @@ def first_rows(begins: str, pictures: dict[str, tuple[Picture, np.ndarray]]) -> 
     return [Row(title, [outlined(p.pixels, mask) for _, p, mask in shown], [caption for caption, _, _ in shown])]
 
 
-def result_row(run: Run, drawn: list[Image.Image]) -> Row:
-    """What the runs drew."""
-    return Row(run.title, [np.array(picture) for picture in drawn], [f"{p.width} x {p.height}" for p in drawn])
+def _row(title: str, drawn: list[Image.Image]) -> Row:
+    return Row(title, [np.array(picture) for picture in drawn], [f"{p.width} x {p.height}" for p in drawn])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import io
 import json
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..formats.csv_table import as_csv, columns_of
 from ..formats.new_file import replaced_file
 from ..formats.picture_file import read_picture
 from ..report.grid import labelled_grid
@@ -39,21 +39,6 @@ def write_results(folder: Path, jobs: Sequence[Job], outcomes: Mapping[str, Outc
         written.append(_replaced(folder / SHEET, buffer.getvalue()))
     written.append(_replaced(folder / PAGE, as_page(rows, failures).encode()))
     return written
-
-
-def columns_of(rows: Sequence[Row]) -> list[str]:
-    """The columns of a table, in the order in which rows name them."""
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """A table with a line of names; numbers have six significant digits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
-    return text.getvalue()
 
 
 def _contact_sheet(folder: Path, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Image.Image:

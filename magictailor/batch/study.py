@@ -14,6 +14,7 @@ from ..config import TailorConfig, knobs, with_memory
 from ..errors import InputError
 from ..formats.pair_folder import files_of_pair, pair_folders
 from ..runs import OF_MEMORY
+from ..scores.encoders import require_encoder
 from .jobs import Job
 
 
@@ -62,6 +63,7 @@ class TailorTask:
         pair: its folder.
         pictures: fingerprint of the folder's files.
         varied: the settings that differ within the study, for people.
+        encoders: folders of networks that score the pictures.
     """
 
     pair: str
@@ -70,10 +72,11 @@ class TailorTask:
     varied: Mapping[str, Any]
     checkpoint: CheckpointSource
     drawing: Drawing
+    encoders: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """Of its folder; the same whatever is drawn, so that more can be drawn without a training."""
+        """Of its folder; the same whatever is drawn and scored, so that more can be without a training."""
         fixed = {name: value for name, value in self.config.to_dict().items() if name not in OF_MEMORY}
         text = json.dumps([self.pictures, fixed, self.checkpoint.fingerprint])
         return f"{Path(self.pair).name}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
@@ -89,6 +92,7 @@ class Study:
         settings: hyper-parameters that all trainings share, where they are not the paper's.
         grid: values to try of each hyper-parameter; all combinations are trained.
         drawing: with each tailoring.
+        encoders: folders of CLIPs and DINOv2s in transformers' layout, which score the pictures.
 
     Raises:
         InputError: there is nothing to train, or a setting cannot be used; names it.
@@ -99,8 +103,11 @@ class Study:
     settings: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     drawing: Drawing = Drawing()
+    encoders: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
+        for folder in self.encoders:
+            require_encoder(folder)
         for name in (*self.settings, *self.grid):
             if name not in knobs():
                 raise InputError("grid" if name in self.grid else "settings", f"there is no setting {name!r}")
@@ -116,7 +123,8 @@ class Study:
             for values in product(*self.grid.values()):
                 varied = dict(zip(self.grid, values, strict=True))
                 config = TailorConfig(**{**self.settings, **varied})
-                task = TailorTask(str(pair), pictures, config, varied, self.checkpoint, self.drawing)
+                encoders = tuple(map(str, self.encoders))
+                task = TailorTask(str(pair), pictures, config, varied, self.checkpoint, self.drawing, encoders)
                 jobs.append(Job(task.name, task))
         if len({job.name for job in jobs}) < len(jobs):
             raise InputError("pairs", "one of them is there twice, or two combinations of settings are the same")
@@ -139,7 +147,17 @@ def read_study(path: Path) -> dict[str, Any]:
         raise InputError("study", f"there is no {path}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError("study", f"{path.name} cannot be read ({' '.join(str(error).split())})") from error
-    known = ("pairs", "checkpoint", "tokenizer", "prediction_type", "imports", "settings", "grid", "drawing")
+    known = (
+        "pairs",
+        "checkpoint",
+        "tokenizer",
+        "prediction_type",
+        "imports",
+        "settings",
+        "grid",
+        "drawing",
+        "encoders",
+    )
     if not isinstance(content, dict) or not content.keys() <= set(known):
         strange = sorted(content.keys() - set(known)) if isinstance(content, dict) else [type(content).__name__]
         raise InputError("study", f"{path.name} holds {', '.join(map(str, strange))}; known are {', '.join(known)}")
@@ -150,6 +168,8 @@ def read_study(path: Path) -> dict[str, Any]:
     for name in ("checkpoint", "tokenizer"):
         if name in content:
             content[name] = root / content[name]
+    if "encoders" in content:
+        content["encoders"] = [root / name for name in content["encoders"]]
     if "drawing" in content:
         content["drawing"] = drawing_of(content["drawing"])
     if isinstance(content.get("settings"), dict):

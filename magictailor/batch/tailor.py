@@ -1,4 +1,4 @@
-"""One job of a batch: train on a pair, save the tailoring, draw with it."""
+"""One job of a batch: train on a pair, save the tailoring, draw with it, score what is drawn."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from ..backbones.precision import precision_for
 from ..drawing import draw
 from ..formats.new_file import is_temporary
 from ..formats.pair_folder import load_pair
+from ..formats.picture_file import read_picture
 from ..formats.tailoring_file import save_tailoring
 from ..reference import Reference
 from ..runs import Plan, Run, RunInUse, Runs, plan_of
 from ..sampling import picture_size
+from ..scores.encoders import VisionEncoder, load_encoder
+from ..scores.table import scored
 from ..tailoring import put_into
+from ..tokens import in_words
 from ..training import Training, TrainingResult
 from .jobs import Job, Row
 from .study import CheckpointSource, Drawing, TailorTask
@@ -31,7 +35,7 @@ WAIT, WAITS = 1.0, 60
 
 
 def tailored(job: Job, folder: Path, device: str) -> list[Row]:
-    """Train and draw; every step that is on disk, and every picture, is taken from there.
+    """Train, draw and score; every step that is on disk, and every picture, is taken from there.
 
     Args:
         job: with a `TailorTask`.
@@ -71,10 +75,31 @@ def tailored(job: Job, folder: Path, device: str) -> list[Row]:
     common = {"pair": Path(task.pair).name, **task.varied, "tailoring": f"{folder.name}/{TAILORING}"}
     # by role, not by word: the same columns for all pairs
     losses = {"concept loss" if n == 0 else f"component {n} loss": loss for n, loss in enumerate(final.diffusion)}
+    scores = _scores(task.encoders, references, paths, place)
     return [
-        {**common, "prompt": prompt, "noise seed": seed, "picture": f"{folder.name}/{path.name}", **losses}
-        for (prompt, seed), path in paths.items()
+        {**common, "prompt": prompt, "noise seed": seed, "picture": f"{folder.name}/{path.name}", **losses, **found}
+        for ((prompt, seed), path), found in zip(paths.items(), scores, strict=True)
     ]
+
+
+def _scores(
+    encoders: tuple[str, ...], references: list[Reference], paths: dict[tuple[str, int], Path], device: torch.device
+) -> list[dict[str, float]]:
+    """Of whole pictures, as they are on disk; by role, so that all pairs share their columns."""
+    if not encoders:
+        return [{} for _ in paths]
+    pictures = [read_picture(path).image for path in paths.values()]
+    words = [reference.class_word for reference in references]
+    prompts = [in_words(prompt, words) for prompt, _ in paths]
+    roles = [f"component {n}" if n else "concept" for n in range(len(references))]
+    opened = [_encoder(folder, device) for folder in encoders]
+    return scored(pictures, references, opened, prompts=prompts, names=roles).rows()
+
+
+@lru_cache(maxsize=4)
+def _encoder(folder: str, device: torch.device) -> VisionEncoder:
+    """An encoder, which this process keeps for its other jobs."""
+    return load_encoder(Path(folder), device)
 
 
 def _learned(

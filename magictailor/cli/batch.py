@@ -70,6 +70,8 @@ def study_of(arguments: argparse.Namespace) -> Study:
     ):
         if flag is not None:
             given[name] = flag
+    if arguments.encoders:
+        given["encoders"] = arguments.encoders
     if arguments.settings:
         given["settings"] = {name: value for name, (value,) in _assigned("settings", arguments.settings).items()}
     if arguments.grid:
@@ -98,6 +100,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
         checkpoint=source,
         settings=_mapping("settings", given.get("settings")),
         grid={name: _values(name, values) for name, values in _mapping("grid", given.get("grid")).items()},
+        encoders=tuple(Path(folder).resolve() for folder in given.get("encoders", ())),
         drawing=drawing_of(vars(replace(given.get("drawing", Drawing()), **changed))),
     )
 

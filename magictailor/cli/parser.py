@@ -145,6 +145,13 @@ def _batch(parser: argparse.ArgumentParser) -> None:
         ("height", int, "in pixels; the checkpoint's own if not given"),
     ):
         parser.add_argument(f"--{name}", type=kind, help=help)
+    parser.add_argument(
+        "--encoders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="networks that score every picture: folders of CLIP or DINOv2 in transformers' layout",
+    )
     parser.add_argument("--device", help="cuda, cuda:1, cpu; all GPUs if there are any, if not given")
     parser.add_argument(
         "--workers", type=int, default=0, help="trainings at a time; one for each GPU, or each core, if not given"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import wrap
 
 import numpy as np
@@ -22,15 +22,31 @@ LETTERS = 34  # of a name in a line of the legend
 MOST_LINES = 3
 
 
-def draw_curves(figure: Figure | SubFigure, history: Sequence[StepReport], names: Sequence[str]) -> None:
+Likeness = Mapping[int, Sequence[float]]
+"""By the step after which a sample was drawn: how alike it is to each reference, the concept first."""
+
+
+def best_step(likeness: Likeness) -> int:
+    """The step whose sample is most like all references taken together; the earliest of several."""
+    return max(likeness, key=lambda step: (sum(likeness[step]), -step))
+
+
+def draw_curves(
+    figure: Figure | SubFigure,
+    history: Sequence[StepReport],
+    names: Sequence[str],
+    likeness: Likeness | None = None,
+) -> None:
     """Draw the loss of each reference, the degradation weight and the learning rate over the steps.
 
     Args:
-        figure: what to draw on; it gets three panels, one above the other.
+        figure: what to draw on; it gets three panels, one above the other, and a fourth for likeness.
         history: reports of the steps done so far, at least one.
         names: of the references, the concept's first.
+        likeness: of samples on the way; the best is marked. None or empty: no panel.
     """
-    losses, degradation, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
+    heights = (3, 1.5, 1, 1) if likeness else (3, 1, 1)
+    losses, *alike, degradation, rate = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     steps = [report.step for report in history]
     marker = "." if len(history) == 1 else ""  # one point makes no line
     for number, name in enumerate(names):
@@ -54,10 +70,21 @@ def draw_curves(figure: Figure | SubFigure, history: Sequence[StepReport], names
     rate.set_xlim(1, max(history[-1].total_steps, 2))
     rate.set_xlabel("step")
     rate.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for panel, title in ((losses, "loss"), (degradation, "degradation"), (rate, "learning rate")):
+    titled = [(losses, "loss"), (degradation, "degradation"), (rate, "learning rate")]
+    if likeness:
+        _draw_likeness(alike[0], likeness)
+        titled.append((alike[0], f"likeness of samples, best after step {best_step(likeness)}"))
+    for panel, title in titled:
         panel.set_title(title, loc="left", fontsize="medium")
         panel.grid(alpha=0.3)
-    _mark_second_phase((losses, degradation, rate), history)
+    _mark_second_phase([panel for panel, _ in titled], history)
+
+
+def _draw_likeness(panel: Axes, likeness: Likeness) -> None:
+    steps = sorted(likeness)
+    for number, values in enumerate(zip(*(likeness[step] for step in steps), strict=True)):
+        panel.plot(steps, values, color=COLOURS[number % len(COLOURS)], linewidth=1.8, marker=".")
+    panel.axvline(best_step(likeness), color="black", linewidth=1.0)
 
 
 def wrapped(text: str, letters: int) -> str:

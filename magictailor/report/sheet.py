@@ -19,7 +19,7 @@ from ..reference import Reference
 from ..sampling import Sketcher
 from ..tokens import PROMPT, token_name
 from ..training import StepReport
-from .curves import DOTS_PER_INCH, as_picture, draw_curves, wrapped
+from .curves import DOTS_PER_INCH, Likeness, as_picture, draw_curves, wrapped
 from .fonts import fonts_for
 from .heatmaps import heat_map, word_attention
 
@@ -51,19 +51,25 @@ def reference_names(references: Sequence[Reference]) -> list[str]:
     return [f"{token_name(n)} = {reference.class_word}" for n, reference in enumerate(references)]
 
 
-def live_picture(drawn: Tensor, caption: str, history: Sequence[StepReport], names: Sequence[str]) -> Image.Image:
+def live_picture(
+    drawn: Tensor,
+    caption: str,
+    history: Sequence[StepReport],
+    names: Sequence[str],
+    likeness: Likeness | None = None,
+) -> Image.Image:
     """What a model under training draws, (3, H, W) in [0, 1], beside the curves so far.
 
     Args:
         caption: what was drawn.
-        history, names: as in `draw_curves`.
+        history, names, likeness: as in `draw_curves`.
     """
     # as wide as the place a node keeps for pictures
     with fonts_for(caption + "".join(names)):
         figure = Figure(figsize=(8.4, 4.4), dpi=DOTS_PER_INCH, layout="constrained")
         left, right = np.ravel(figure.subfigures(1, 2, squeeze=False))
         _show(left.subplots(), drawn, caption)
-        draw_curves(right, history, names)
+        draw_curves(right, history, names, likeness)
         return as_picture(figure)
 
 
@@ -74,6 +80,7 @@ def training_report(
     history: Sequence[StepReport],
     sketcher: Sketcher | None,
     prompt: str,
+    likeness: Likeness | None = None,
 ) -> Image.Image:
     """A sheet that shows what was learned from, how it went, where the model looks and what it draws.
 
@@ -84,13 +91,14 @@ def training_report(
         history: reports of all steps.
         sketcher: draws the samples; None leaves them out.
         prompt: what is drawn; the concept and each component are drawn alone as well.
+        likeness: of samples on the way, as in `draw_curves`.
     """
     names = reference_names(references)
     learned = [learned_from(name, reference, resolution) for name, reference in zip(names, references, strict=True)]
     rows = [attention_on_references(model, references, resolution)]
     if sketcher is not None:
         rows += samples(model, sketcher, prompt, names)
-    return sheet(learned, history, names, rows)
+    return sheet(learned, history, names, rows, likeness)
 
 
 def learned_from(name: str, reference: Reference, resolution: int) -> Row:
@@ -132,7 +140,11 @@ def samples(model: Backbone, sketcher: Sketcher, prompt: str, names: Sequence[st
 
 
 def sheet(
-    above: Sequence[Row], history: Sequence[StepReport], names: Sequence[str], below: Sequence[Row]
+    above: Sequence[Row],
+    history: Sequence[StepReport],
+    names: Sequence[str],
+    below: Sequence[Row],
+    likeness: Likeness | None = None,
 ) -> Image.Image:
     """Rows of pictures above and below the curves; short rows share a line."""
     upper, lower = lines_of(above), lines_of(below)
@@ -143,7 +155,7 @@ def sheet(
         bands = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         for band, line in zip(bands[: len(upper)], upper, strict=True):
             _draw_line(band, line)
-        draw_curves(bands[len(upper)], history, names)
+        draw_curves(bands[len(upper)], history, names, likeness)
         for band, line in zip(bands[len(upper) + 1 :], lower, strict=True):
             _draw_line(band, line)
         return as_picture(figure)

@@ -115,22 +115,35 @@ class ClipEncoder(VisionEncoder):
         return self.clip.text_projection(answer.pooler_output).float().cpu()
 
 
-def load_encoder(folder: Path, device: torch.device | None = None) -> VisionEncoder:
-    """A CLIP, or a DINOv2, from a folder in transformers' layout.
+def require_encoder(folder: Path) -> dict[str, Any]:
+    """What the description of a CLIP, or a DINOv2, in transformers' layout says.
 
     Raises:
         InputError: it is missing or of another kind; names "encoders".
     """
-    from transformers import AutoModel, CLIPModel, CLIPTokenizer
-
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        preparation = folder / "preprocessor_config.json"
-        described = json.loads(preparation.read_text(encoding="utf-8")) if preparation.is_file() else {}
+        described: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError("encoders", f"{folder} is not a folder of transformers' ({error})") from error
-    if kind not in ("clip", "dinov2"):
+    if (kind := described.get("model_type")) not in ("clip", "dinov2"):
         raise InputError("encoders", f"{folder.name} is of the kind {kind!r}; CLIP and DINOv2 are known here")
+    return described
+
+
+def load_encoder(folder: Path, device: torch.device | None = None) -> VisionEncoder:
+    """A CLIP, or a DINOv2, from a folder in transformers' layout.
+
+    Raises:
+        InputError: it is missing, damaged or of another kind; names "encoders".
+    """
+    from transformers import AutoModel, CLIPModel, CLIPTokenizer
+
+    kind = require_encoder(folder)["model_type"]
+    preparation = folder / "preprocessor_config.json"
+    try:
+        described = json.loads(preparation.read_text(encoding="utf-8")) if preparation.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise InputError("encoders", f"{preparation} cannot be read ({error})") from error
     place = device or torch.device("cpu")
     colours = described.get("image_mean", CLIP_MEAN), described.get("image_std", CLIP_DEVIATION)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,9 +50,7 @@ class ScoreTable:
 
     def of(self, chosen: Sequence[int]) -> ScoreTable:
         """The table of some of the pictures."""
-        return ScoreTable(
-            tuple(Column(c.title, c.measure, tuple(c.values[n] for n in chosen), c.among) for c in self.columns)
-        )
+        return ScoreTable(tuple(replace(c, values=tuple(c.values[n] for n in chosen)) for c in self.columns))
 
     def best(self, count: int, weights: Mapping[str, float]) -> list[int]:
         """Numbers of the best pictures, the best first.
@@ -71,6 +69,27 @@ class ScoreTable:
         return [{c.title: c.values[n] for c in self.columns} for n in range(len(self))]
 
     @property
+    def likeness(self) -> list[float]:
+        """Of each picture: the mean of its columns of concept and components."""
+        of_things = [c.values for c in self.columns if c.measure in (CONCEPT, COMPONENT)]
+        return [sum(values) / len(of_things) for values in zip(*of_things, strict=True)]
+
+    @property
+    def text(self) -> str:
+        """A table for people: a line for each picture, their mean, and the references among themselves."""
+        means = [sum(c.values) / len(self) for c in self.columns]
+        lines = [
+            ["picture", *(c.title for c in self.columns)],
+            *([str(n + 1), *(f"{c.values[n]:.3f}" for c in self.columns)] for n in range(len(self))),
+            ["mean", *(f"{mean:.3f}" for mean in means)],
+            ["references among themselves", *("" if c.among is None else f"{c.among:.3f}" for c in self.columns)],
+        ]
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
+        )
+
+    @property
     def among(self) -> dict[str, float]:
         """Of the references among themselves, by the columns that have it."""
         return {c.title: c.among for c in self.columns if c.among is not None}
@@ -80,8 +99,9 @@ def scored(
     pictures: Sequence[Tensor],
     references: Sequence[Reference],
     encoders: Sequence[Encoder],
-    masks: Sequence[Sequence[Tensor]] = (),
+    masks: Sequence[Sequence[Tensor] | None] = (),
     prompts: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> ScoreTable:
     """Score pictures against what was learned.
 
@@ -89,9 +109,10 @@ def scored(
         pictures: (3, H, W) in [0, 1].
         references: the concept first.
         encoders: each gives columns of its own.
-        masks: for the references that have some, in their order: one (H, W) for each picture, where the thing is on it;
-            without, the whole picture is compared. A thing that its mask does not find scores 0.
+        masks: of each reference, in their order, one (H, W) for each picture, where the thing is on it; without, or
+            with None, the whole picture is compared. A thing that its mask does not find scores 0.
         prompts: one for each picture; CLIP-T is left out without.
+        names: of the references in the columns' titles; without, their class words.
 
     Raises:
         InputError: there are no pictures or encoders, or not as many masks or prompts as pictures.
@@ -101,20 +122,24 @@ def scored(
     if not encoders:
         raise InputError("encoders", "there is none; give at least one")
     for of_one in masks:
-        if len(of_one) != len(pictures):
+        if of_one is not None and len(of_one) != len(pictures):
             raise InputError("masks", f"there are {len(of_one)} masks for {len(pictures)} pictures")
     if prompts and len(prompts) != len(pictures):
         raise InputError("prompt", f"there are {len(prompts)} prompts for {len(pictures)} pictures")
-    regions = [[fitted(m, p.shape[1:]) for m, p in zip(some, pictures, strict=True)] for some in masks]
+    regions = [
+        None if some is None else [fitted(m, p.shape[1:]) for m, p in zip(some, pictures, strict=True)]
+        for some in masks
+    ]
+    words = told_apart(names or [reference.class_word for reference in references])
     columns: list[Column] = []
-    for encoder in encoders:
-        for number, reference in enumerate(references):
+    for encoder, name in zip(encoders, told_apart([encoder.name for encoder in encoders]), strict=True):
+        for number, (reference, word) in enumerate(zip(references, words, strict=True)):
             measure = COMPONENT if number else CONCEPT
             known = encoder.pictures(
                 [cut_out(p, m, encoder.colour) for p, m in zip(reference.images, reference.masks, strict=True)]
             )
             values = _of_region(encoder, pictures, regions[number] if number < len(regions) else None, known)
-            columns.append(Column(f"{encoder.name} {reference.class_word}", measure, values, spread(known)))
+            columns.append(Column(f"{name} {word}", measure, values, spread(known)))
         behind = encoder.pictures(
             [
                 around(p, m, encoder.colour)
@@ -122,13 +147,20 @@ def scored(
                 for p, m in zip(reference.images, reference.masks, strict=True)
             ]
         )
-        seen = [_behind(p, [r[n] for r in regions], encoder) for n, p in enumerate(pictures)]
+        seen = [_behind(p, [r[n] for r in regions if r is not None], encoder) for n, p in enumerate(pictures)]
         values = _plain(nearest(encoder.pictures(seen), behind))
-        columns.append(Column(f"{encoder.name} background", BACKGROUND, values, spread(behind)))
+        columns.append(Column(f"{name} background", BACKGROUND, values, spread(behind)))
         if prompts and isinstance(encoder, ReadsText):
             values = _plain(agreement(encoder.pictures(pictures), encoder.texts(prompts)))
-            columns.append(Column(f"{encoder.name} prompt", PROMPT, values))
+            columns.append(Column(f"{name} prompt", PROMPT, values))
     return ScoreTable(tuple(columns))
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Names of which a repeated one gets a number: `eye`, `eye 2`."""
+    return [
+        name if (before := list(names[:n]).count(name)) == 0 else f"{name} {before + 1}" for n, name in enumerate(names)
+    ]
 
 
 def _of_region(

@@ -1,6 +1,8 @@
-"""The only file that touches the host's device, memory, progress and interrupt."""
+"""The only file that touches the host's device, memory, progress, interrupt and queue."""
 
+import copy
 import gc
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -61,6 +63,25 @@ def show_text(text: str) -> None:
     # no client's name would mean every client
     if server is not None and running is not None and server.client_id is not None:
         server.send_progress_text(text, running.node_id, server.client_id)
+
+
+def queue_variations(node_id: str, field: str, values: list[str]) -> None:
+    """Queue the running prompt once for each value of a widget, behind all that is queued now.
+
+    Args:
+        node_id: of the node with the widget.
+        field: the widget's name.
+        values: one prompt each.
+    """
+    server, context = PromptServer.instance, get_executing_context()
+    running, _ = server.prompt_queue.get_current_queue()
+    # the host checked this very graph when it was queued; what comes after the graph is as it was
+    (item,) = [item for item in running if item[1] == context.prompt_id]
+    for value in values:
+        prompt = copy.deepcopy(item[2])
+        prompt[node_id]["inputs"][field] = value
+        server.prompt_queue.put((server.number, str(uuid.uuid4()), prompt, copy.deepcopy(item[3]), *item[4:]))
+        server.number += 1
 
 
 @contextmanager

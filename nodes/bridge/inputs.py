@@ -6,11 +6,14 @@ from comfy_api.v0_0_2 import io
 
 from ...magictailor.config import CONTINUE, RESUME, defaults, knobs, memory_of
 from .knobs import ON_TRAIN
+from .references import COMPONENTS
 from .socket_types import Reference, Tailoring
 
 PREVIEW_EVERY = 50
 PREVIEW_PROMPT = "<v0> with <v1>"
 PREVIEW_STEPS = 20
+MOST_ENCODERS = 4
+TAILORINGS = tuple(f"tailoring {number}" for number in range(1, 9))
 
 
 def knob_input(name: str, value: Any = None, optional: bool = False, note: str = "") -> io.WidgetInput:
@@ -137,6 +140,38 @@ def training_outputs() -> list[io.Output]:
             tooltip="A sheet with what was learned from, the curves, the tokens' attention and samples.",
         ),
     ]
+
+
+def reference_inputs(optional: bool = False) -> list[io.Input]:
+    """What pictures are compared with."""
+    return [
+        Reference.Input("concept", optional=optional, tooltip="The concept's pictures and masks, as Train takes them."),
+        io.Autogrow.Input(
+            "components",
+            template=io.Autogrow.TemplateNames(
+                Reference.Input("component", tooltip="A component's pictures and masks, as Train takes them."),
+                names=list(COMPONENTS),
+                min=0,
+            ),
+            tooltip="The components, in the order in which Train had them.",
+        ),
+    ]
+
+
+def encoders_input(least: int = 1) -> io.Input:
+    """The networks that say how alike pictures are."""
+    return io.Autogrow.Input(
+        "encoders",
+        template=io.Autogrow.TemplateNames(
+            io.ClipVision.Input(
+                "clip_vision", tooltip="From the stock Load CLIP Vision: CLIP ViT-L/14, H or bigG, or DINOv2."
+            ),
+            names=[f"clip_vision {number}" for number in range(1, MOST_ENCODERS + 1)],
+            min=least,
+        ),
+        tooltip="The networks that say how alike pictures are. Each gives numbers of its own: CLIP sees what it is, "
+        "DINOv2 more of how exactly it looks.",
+    )
 
 
 def strength_input(advanced: bool = False) -> io.Float.Input:

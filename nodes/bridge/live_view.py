@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from PIL import Image
+from torch import Tensor
 
 from ...magictailor.errors import InputError
 from ...magictailor.reference import Reference
+from ...magictailor.report.curves import best_step
 from ...magictailor.report.fonts import missing_note
 from ...magictailor.report.sheet import live_picture, reference_names, training_report
 from ...magictailor.sampling import Sketcher
@@ -28,6 +30,7 @@ class LiveView:
         prompt: what they show.
         every: steps from one sample to the next; 0 draws none.
         note: what stands below the progress, "" for nothing.
+        judge: says how alike a sample (3, H, W) is to each reference; None: samples are not scored.
 
     Attributes:
         failed: why something could not be drawn, "" if nothing was amiss.
@@ -44,6 +47,7 @@ class LiveView:
         prompt: str,
         every: int,
         note: str = "",
+        judge: Callable[[Tensor], Sequence[float]] | None = None,
     ):
         try:
             sketcher.model.require_readable(prompt)
@@ -51,7 +55,8 @@ class LiveView:
             raise InputError("preview_prompt", error.message) from error
         self.bar = host.progress_bar(training.config.total_steps)
         self.references, self.sketcher, self.prompt, self.every = references, sketcher, prompt, every
-        self.note = note
+        self.note, self.judge = note, judge
+        self.likeness: dict[int, Sequence[float]] = {}
         self.training = training
         self.failed = ""
         self.history, self.steps_before = training.history, training.steps_done
@@ -84,7 +89,8 @@ class LiveView:
         if sheet is None:
             sheet = Image.new("RGB", (LARGEST_SIDE, LARGEST_SIDE // 4), "white")
         self.bar.update_absolute(self.bar.total, preview=("JPEG", sheet, LARGEST_SIDE))
-        self._show(f"{self.bar.total} steps in {took}")
+        best = f"\nmost like the references after step {best_step(self.likeness)}" if self.likeness else ""
+        self._show(f"{self.bar.total} steps in {took}{best}")
         return sheet
 
     def _show(self, text: str, problem: str = "") -> None:
@@ -94,12 +100,21 @@ class LiveView:
 
     def _sheet(self, sketcher: Sketcher | None) -> Image.Image:
         model, resolution = self.sketcher.model, self.sketcher.resolution
-        return training_report(model, self.references, resolution, self.history, sketcher, self.prompt)
+        if sketcher is not None and self.judge is not None and self.history[-1].step not in self.likeness:
+            self._drawn()
+        return training_report(model, self.references, resolution, self.history, sketcher, self.prompt, self.likeness)
 
     def _sample(self) -> Image.Image:
-        drawn = self.sketcher.picture(self.sketcher.latents(self.prompt, seed=0))
+        drawn = self._drawn()
         caption = f"{self.prompt}, after step {self.history[-1].step}"
-        return live_picture(drawn, caption, self.history, reference_names(self.references))
+        return live_picture(drawn, caption, self.history, reference_names(self.references), self.likeness)
+
+    def _drawn(self) -> Tensor:
+        """A sample of what is learned by now, always from the same noise; scored if there is a judge."""
+        drawn = self.sketcher.picture(self.sketcher.latents(self.prompt, seed=0))
+        if self.judge is not None:
+            self.likeness[self.history[-1].step] = self.judge(drawn)
+        return drawn
 
     def _unless_it_fails(self, draw: Callable[[], Image.Image]) -> Image.Image | None:
         """A picture; or None and no more samples, for what was learned is worth more than a look at it."""

@@ -10,6 +10,7 @@ Reference = io.Custom("MAGICTAILOR_REFERENCE")
 Settings = io.Custom("MAGICTAILOR_SETTINGS")
 Tailoring = io.Custom("MAGICTAILOR_TAILORING")
 GroundedSAM = io.Custom("MAGICTAILOR_GROUNDED_SAM")
+Scores = io.Custom("MAGICTAILOR_SCORES")
 
 
 @dataclass(frozen=True)

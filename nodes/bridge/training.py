@@ -19,9 +19,10 @@ from ...magictailor.training import Training, TrainingDiverged, TrainingResult
 from . import host, leaving
 from .backbones import checkpoint_weights, unseen_patches
 from .convert import image_from_pil, image_to_library
+from .encoders import judge_of
 from .live_view import LiveView
 from .output_folders import loras_folder, runs_folder
-from .socket_types import WithoutMasks
+from .references import require_masks
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Preview:
         prompt: what the samples show.
         steps: sampling steps of each.
         note: what stands below the progress.
+        clip_vision: scores the samples; None: they are not scored.
     """
 
     every: int
     prompt: str
     steps: int
     note: str = ""
+    clip_vision: object | None = None
 
     @property
     def drawn(self) -> str:
@@ -70,9 +73,7 @@ def trained(
         RuntimeError: a reference has no masks, the numbers were no longer finite, or memory ran out; the latter two say
             where what was learned before is.
     """
-    for reference in references:
-        if isinstance(reference, WithoutMasks):
-            raise RuntimeError(reference.complaint)
+    require_masks(references)
     note = "\n".join(filter(None, (learned(references), left_out(model), preview.note)))
     host.show_text(note)
     host.free_memory()
@@ -133,7 +134,8 @@ def _trained(
     )
     training = Training(trained, references, config, host.free_bytes())
     run.restore(training)
-    view = LiveView(training, references, sketcher, preview.prompt, preview.every, note)
+    judge = None if preview.clip_vision is None or not preview.every else judge_of(references, preview.clip_vision)
+    view = LiveView(training, references, sketcher, preview.prompt, preview.every, note, judge)
     keeper = None
     try:
         with leaving.waited_for(), run.kept(training, plan, loras_folder(), snapshot_every) as keeper:

@@ -1,6 +1,7 @@
 """A real ComfyUI: as a server process, in this process, and with its frontend in a browser."""
 
 import importlib
+import importlib.util
 import pkgutil
 import shutil
 import types
@@ -13,6 +14,8 @@ from tools.input_pictures import write_input_pictures
 from tools.models import SD1_CHECKPOINT, family_checkpoint, share_models, small_models
 from toytown.demo import NODE as TOY_TOWN_NODE
 
+TOY_TOWN = "magictailor_toytown"
+
 
 @pytest.fixture(scope="session")
 def comfy_root():
@@ -24,7 +27,7 @@ def comfy_root():
 def base_dir(tmp_path_factory):
     """One host installation with this pack, the toy town's node and the small models; shared by all tests of a run."""
     base = comfyui.make_base_dir(tmp_path_factory.mktemp("host"))
-    shutil.copytree(TOY_TOWN_NODE, base / "custom_nodes" / "magictailor_toytown")
+    shutil.copytree(TOY_TOWN_NODE, base / "custom_nodes" / TOY_TOWN)
     share_models(small_models(), base / "models")
     return base
 
@@ -88,6 +91,19 @@ def taesd(host):
     """A small autoencoder from another loader: the checkpoint's own is slow on a CPU."""
     with torch.inference_mode():
         return host.nodes.VAELoader().load_vae("taesd")[0]
+
+
+@pytest.fixture(scope="session")
+def toy_town_vision(host, base_dir):
+    """CLIP_VISION and CLIP of the toy town."""
+    path = base_dir / "custom_nodes" / TOY_TOWN / "__init__.py"
+    spec = importlib.util.spec_from_file_location("magictailor_toytown_in_this_process", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # it looks the pack up among the nodes that a host has loaded
+    module.toytown = lambda name: importlib.import_module(f"{host.pack.__name__}.{name}")
+    with torch.inference_mode():
+        return module.LoadToyTownVision.execute().args
 
 
 @pytest.fixture(scope="session")

@@ -48,13 +48,18 @@ def shown(host):
     comfy.utils.set_progress_bar_global_hook(None)
 
 
-def test_samples_are_shown_when_due_and_change_nothing_that_is_learned(train, shown, tmp_path):
+def test_samples_are_shown_and_scored_when_due_and_change_nothing_that_is_learned(
+    train, shown, nodes, toy_town_vision, monkeypatch, tmp_path
+):
     plain, *_, bare_report = train(preview_every=0)
     assert [value for value, preview in shown if preview] == [3]
     shown.clear()
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    sampled, *_, report = train(preview_every=1, preview_prompt=PROMPT)
+    told = []
+    monkeypatch.setattr(nodes.bridge.host, "show_text", told.append)
+    sampled, *_, report = train(preview_every=1, preview_prompt=PROMPT, clip_vision=toy_town_vision[0])
+    assert re.search("\nmost like the references after step [123]\n", told[-1])
     assert torch.equal(torch.random.get_rng_state(), state)
     assert [value for value, preview in shown if preview] == [1, 2, 3]
     pictures = [picture for _, preview in shown if preview for picture in preview[1:2]]

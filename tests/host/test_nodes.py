@@ -128,7 +128,7 @@ def test_what_is_left_open_is_what_suits_the_family(host, nodes, loaded_checkpoi
     ours = tailored_latents(host, nodes, loaded_checkpoint, trained.tailoring, "<v0>", **left_open)[0]["samples"]
     given = tailored_latents(host, nodes, loaded_checkpoint, trained.tailoring, "<v0>")[0]["samples"]
     assert torch.equal(ours, given)
-    chosen = importlib.import_module(f"{nodes.__name__}.sampler").chosen
+    chosen = importlib.import_module(f"{nodes.__name__}.bridge.sampling").chosen
     assert chosen(usual, 0, 0.0, "auto", "auto") == usual
     assert chosen(usual, 7, 3.0, "euler", "normal") == (7, 3.0, "euler", "normal")
 

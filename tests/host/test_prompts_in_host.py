@@ -155,3 +155,24 @@ def test_names_and_several_vectors_are_saved_and_loaded(nodes, named, embeddings
 def test_names_that_cannot_be_used_are_refused(nodes, tailorings, names, label, fault):
     with pytest.raises(ValueError, match=f"^Name Tokens, names: {fault}"):
         nodes.MagicTailorNameTokens.execute(tailorings[0], names, label)
+
+
+def test_blended_they_change_the_model_as_one_after_the_other(nodes, loaded_checkpoint, named):
+    model, clip, _ = loaded_checkpoint
+    with torch.inference_mode():
+        both, words = nodes.MagicTailorBlend.execute(
+            {"tailoring 1": named[0], "tailoring 2": named[1]}, "1, 0.5", 0
+        ).args
+        one, of_both = nodes.MagicTailorApply.execute(model, clip, both, 1.0).args
+        first = nodes.MagicTailorApply.execute(model, clip, named[0], 1.0).args
+        second, of_second = nodes.MagicTailorApply.execute(*first, named[1], 0.5).args
+        assert words == "sks_house = house, sks_roof = roof, <anna:v0> = house, <anna:v1> = roof"
+        key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+        weights = [nodes.bridge.backbones.baked(m, "diffusion_model.")[key] for m in (one, second, model)]
+        assert torch.allclose(weights[0], weights[1], atol=1e-5) and not torch.allclose(
+            weights[0], weights[2], atol=1e-2
+        )
+        text = "sks_house with <anna:v1>"
+        assert torch.equal(encoded(of_both, text)[0], encoded(of_second, text)[0])
+    with pytest.raises(ValueError, match="^MagicTailor Blend, tailorings: .*; give each tailoring a label"):
+        nodes.MagicTailorBlend.execute({"tailoring 1": named[0], "tailoring 2": named[0]}, "1, 1", 0)

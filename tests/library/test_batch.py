@@ -13,11 +13,14 @@ from tiny_batch import contents, toy_pairs
 
 from magictailor.__main__ import main
 from magictailor.batch.jobs import Job, Outcome, local_devices, outcome_of, perform
-from magictailor.batch.results import as_csv, as_page
+from magictailor.batch.results import as_page
 from magictailor.batch.study import CheckpointSource, Study, read_study
 from magictailor.errors import InputError
+from magictailor.formats.csv_table import as_csv
 from magictailor.formats.tailoring_file import load_tailoring
 from tools.tiny_checkpoint import make_tiny_checkpoint
+from toytown.model import load_tokenizer
+from toytown.vision import load_clip
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHORT = ["phase1_train_steps=1", "phase2_train_steps=1", "resolution=64", "lora_rank=2"]
@@ -50,6 +53,15 @@ def finished(checkpoint, pairs, tmp_path_factory):
     return output
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """The toy town's CLIP as a folder of transformers'."""
+    folder = tmp_path_factory.mktemp("clip")
+    load_clip().save_pretrained(folder)
+    load_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
 def rows_of(output):
     with (output / "results.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -76,21 +88,28 @@ def test_every_pair_is_learned_with_every_setting_and_draws_every_seed(finished)
     assert pixels(finished / "contact_sheet.jpg").height > 4 * 160
 
 
-def test_what_is_done_is_not_done_again_and_more_can_be_drawn(checkpoint, pairs, finished, monkeypatch):
+def test_what_is_done_is_not_done_again_and_more_can_be_drawn_and_scored(
+    checkpoint, pairs, finished, encoder, monkeypatch
+):
     before = contents(finished)
     monkeypatch.setattr("magictailor.batch.tailor.Training", None)
-    assert batch(checkpoint, pairs, finished, "--grid", "seed=0,1", "--seeds", "0", "5", "6") == 0
+    more = ("--grid", "seed=0,1", "--seeds", "0", "5", "6", "--encoders", encoder)
+    assert batch(checkpoint, pairs, finished, *more) == 0
     after = contents(finished)
     made = {path for path in after if path not in before}
     assert sorted(path.suffix for path in made) == [".json"] * 4 + [".png"] * 4
     summary = ("results.csv", "results.html", "contact_sheet.jpg")
     assert all(after[path] == before[path] for path in before if path.name not in summary)
-    assert len(rows_of(finished)) == 12
+    rows = rows_of(finished)
+    assert len(rows) == 12
+    name = pathlib.Path(encoder).name
+    for measure in ("concept", "component 1", "background", "prompt"):
+        assert all(0 < abs(float(row[f"{name} {measure}"])) <= 1 for row in rows)
 
 
-def test_two_processes_leave_the_same_bytes_as_one(checkpoint, pairs, finished, tmp_path, monkeypatch):
+def test_two_processes_leave_the_same_bytes_as_one(checkpoint, pairs, finished, encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    more = ("--grid", "seed=0,1", "--seeds", "0", "5", "6", "--workers", "2")
+    more = ("--grid", "seed=0,1", "--seeds", "0", "5", "6", "--encoders", encoder, "--workers", "2")
     assert batch(checkpoint, pairs, tmp_path, *more) == 0
     # written when it was half as long
     left_out = [path.name for path in finished.rglob("result-*.json")]

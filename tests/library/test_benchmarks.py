@@ -1,11 +1,11 @@
-"""The benchmark's command: what it prints when a card is too small."""
+"""Benchmarks: what is printed when a card is too small, and what a study would cost."""
 
 import sys
 
 import pytest
 import torch
 
-from benchmarks import training_step
+from benchmarks import study_cost, training_step
 from benchmarks.training_step import DS_BAL, WARM_UP, Measurement
 
 
@@ -32,3 +32,12 @@ def test_a_mode_that_does_not_fit_leaves_the_others_to_be_measured(monkeypatch, 
 def test_a_limit_of_gpu_memory_is_refused_on_a_cpu(monkeypatch):
     with pytest.raises(SystemExit, match="GPU's memory"):
         run(monkeypatch, "--limit-gib", "16")
+
+
+def test_a_study_of_equal_jobs_takes_whole_rounds_and_the_reading_of_all_at_once():
+    found = study_cost.cost(study_cost.Job(60.0, 30.0, 10.0, 1.0), 5, 2, imports=4.0, store=0.52, link=1.0)
+    reading = study_cost.CHECKPOINT / 0.26
+    end = 4.0 + reading + 3 * 100.0
+    assert found.hours == pytest.approx(end / 3600) and found.gpu_hours == pytest.approx(2 * end / 3600)
+    assert found.idle == pytest.approx(100 / (2 * end)) and found.start == pytest.approx((4.0 + reading) / end)
+    assert found.writing == pytest.approx(5.0 / end)

@@ -8,6 +8,7 @@ import torch
 from tiny import tiny_reference
 
 from magictailor.errors import InputError
+from magictailor.report.comparison import combinations, comparison_sheet
 from magictailor.report.curves import DOTS_PER_INCH, trailing_mean, wrapped
 from magictailor.report.fonts import missing_letters
 from magictailor.report.heatmaps import COLOURS, OPACITY, captioned, heat_map, word_attention
@@ -156,3 +157,22 @@ def test_a_text_is_cut_off_after_some_lines_and_says_so():
     assert wrapped("one two three", 8) == "one two\nthree"
     long = wrapped("x" * 300, 10)
     assert long.count("\n") == 2 and long.endswith("x\N{HORIZONTAL ELLIPSIS}") and max(map(len, long.split())) <= 10
+
+
+@pytest.mark.parametrize("columns", ["seed", "strength"])
+def test_every_combination_has_its_place_on_a_sheet(columns):
+    axes = {"tailoring": ["1"], "strength": [0.5, 1.0], "prompt": ["a", "b"], "seed": [0, 1, 2]}
+    places = combinations(axes)
+    pictures = [torch.tensor([n / 255, 0.0, 1.0])[:, None, None].expand(3, 8, 8) for n in range(len(places))]
+    sheet = np.asarray(comparison_sheet(axes, columns, pictures, tile=8))
+    corners = {}
+    for n, place in enumerate(places):
+        found = np.argwhere((sheet == (n, 0, 255)).all(axis=-1))
+        assert len(found) == 64
+        corners[tuple(place.items())] = tuple(found[0])
+    lines = sorted({top for top, _ in corners.values()})
+    heads = sorted({left for _, left in corners.values()})
+    down = combinations({name: values for name, values in axes.items() if name != columns})
+    for place, (top, left) in corners.items():
+        assert heads.index(left) == axes[columns].index(dict(place)[columns])
+        assert lines.index(top) == down.index({k: v for k, v in place if k != columns})

@@ -118,6 +118,27 @@ def test_each_thing_is_compared_in_its_own_region(references):
     assert background.among == pytest.approx(1.0) and concept.among is None
 
 
+def test_a_repeated_class_word_has_a_column_of_its_own(references):
+    right, mask = thing(RED, WHITE, LEFT)
+    two = [references[0], dataclasses.replace(references[1], class_word="house")]
+    table = scored([right, right], two, [Colours(), Colours()], [None, [mask, mask]])
+    titles = ["mean house", "mean house 2", "mean background", "mean 2 house", "mean 2 house 2", "mean 2 background"]
+    assert [c.title for c in table.columns] == titles
+    assert len(table.rows()[0]) == 6 and table.best(1, {COMPONENT: 1.0}) == [0]
+
+
+def test_people_read_a_line_for_each_picture_and_what_the_references_are_among_themselves():
+    table = ScoreTable((Column("a house", CONCEPT, (0.25, 0.75), 0.8), Column("a roof", COMPONENT, (0.5, 1.0))))
+    assert [line.split() for line in table.text.splitlines()] == [
+        ["picture", "a", "house", "a", "roof"],
+        ["1", "0.250", "0.500"],
+        ["2", "0.750", "1.000"],
+        ["mean", "0.500", "0.750"],
+        ["references", "among", "themselves", "0.800"],
+    ]
+    assert table.likeness == [0.375, 0.875]
+
+
 def test_without_masks_the_whole_picture_is_compared(references):
     red, _ = thing(RED, RED, LEFT)
     assert scored([red], references, [Colours()]).columns[0].values == pytest.approx((1.0,))

@@ -8,7 +8,13 @@ from magictailor.backbones.clip import prompt_ids
 from magictailor.backbones.stable_diffusion.conditioning import EncodedPrompts, PromptEncoder
 from magictailor.backbones.token_rows import ExtendedEmbedding
 from magictailor.errors import InputError
-from magictailor.tokens import positions_of, require_tokens, split_at_tokens
+from magictailor.tokens import in_words, positions_of, require_tokens, split_at_tokens
+
+
+def test_whoever_has_not_learned_the_tokens_reads_their_words():
+    assert in_words("<v0>'s <anna:v1> and <v2x>, <sks>", ["tower", "roof"]) == "tower's roof and <v2x>, <sks>"
+    with pytest.raises(InputError, match="prompt: holds <v2>, but there are only tower, roof"):
+        in_words("<v2>", ["tower", "roof"])
 
 
 @pytest.mark.parametrize(

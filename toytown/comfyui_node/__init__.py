@@ -6,6 +6,7 @@ name, and its outputs are of the stock types, so that every stock node and Magic
 
 import importlib
 
+import comfy.clip_vision
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -37,18 +38,21 @@ class ToyTextModel(clip_model.CLIPTextModel):
 
 
 class ToyClip(sd1_clip.SDClipModel):
-    def __init__(self, device="cpu", dtype=None, model_options=None):
+    """The text encoder that the generator reads, unless another is described."""
+
+    def __init__(self, device="cpu", dtype=None, model_options=None, described=None):
         model = toytown("toytown.model")
+        described = described or model.TEXT_ENCODER
         vocabulary = model.load_vocabulary()
         start, end = vocabulary[model.START], vocabulary[model.END]
         super().__init__(
             device=device,
             dtype=dtype,
             textmodel_json_config={
-                **model.TEXT_ENCODER,
+                **described,
                 "vocab_size": len(vocabulary),
                 "eos_token_id": end,
-                "projection_dim": model.TEXT_ENCODER["hidden_size"],
+                "projection_dim": described["hidden_size"],
             },
             special_tokens={"start": start, "end": end, "pad": end},
             model_class=ToyTextModel,
@@ -152,9 +156,52 @@ class LoadToyTown(io.ComfyNode):
         return io.NodeOutput(patcher, clip, load_autoencoder(autoencoder, model))
 
 
+class JudgeClip(ToyClip):
+    """The text encoder of the toy town's CLIP."""
+
+    def __init__(self, device="cpu", dtype=None, model_options=None):
+        super().__init__(device, dtype, model_options, toytown("toytown.vision").TEXT)
+
+
+class JudgeClipModel(sd1_clip.SD1ClipModel):
+    def __init__(self, device="cpu", dtype=None, model_options=None, **kwargs):
+        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=JudgeClip, **kwargs)
+
+
+class LoadToyTownVision(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ToyTownVisionLoader",
+            display_name="Load Toy Town Vision",
+            category="MagicTailor/demo",
+            description="A small CLIP trained on toy town pictures and captions, for MagicTailor Score. It stands "
+            "where a graph has Load CLIP Vision and Load CLIP.",
+            outputs=[io.ClipVision.Output(display_name="CLIP_VISION"), io.Clip.Output(display_name="CLIP")],
+        )
+
+    @classmethod
+    def execute(cls):
+        vision = toytown("toytown.vision")
+        weights = comfy.utils.load_torch_file(str(vision.WEIGHTS))
+        seeing = comfy.clip_vision.ClipVisionModel(
+            {
+                **vision.VISION,
+                "model_type": "clip_vision_model",
+                "projection_dim": vision.WIDTH,
+                "image_mean": vision.MEAN,
+                "image_std": vision.DEVIATION,
+            }
+        )
+        seeing.load_sd({key: weight for key, weight in weights.items() if key.startswith("vis")})
+        reading = comfy.sd.CLIP(supported_models_base.ClipTarget(ToyTokenizer, JudgeClipModel))
+        reading.load_sd({key: weight for key, weight in weights.items() if key.startswith("text")})
+        return io.NodeOutput(seeing, reading)
+
+
 class ToyTownExtension(ComfyExtension):
     async def get_node_list(self):
-        return [LoadToyTown]
+        return [LoadToyTown, LoadToyTownVision]
 
 
 async def comfy_entrypoint():
