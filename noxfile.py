@@ -1,4 +1,4 @@
-"""Two commands: `nox -s demo` and `nox -s tests`. Both bring a real ComfyUI and share one environment, .host/venv.
+"""`nox -s demo`, `nox -s tests` and `nox -s matrix`. All bring a real ComfyUI and share one environment, .host/venv.
 
 COMFYUI_PATH: use that ComfyUI instead of downloading one. CHROMIUM_PATH: use that browser.
 """
@@ -19,6 +19,16 @@ PYTHON = str(PROGRAMS / ("python.exe" if os.name == "nt" else "python"))
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 # a file's tests share what they trained, so they stay in one process
 TWO_PROCESSES = ("tests", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "25")
+
+# the oldest that work, found by trying, and whatever is newest
+VERSIONS = {
+    "oldest": ("transformers==4.50.3", "diffusers==0.31.0", "peft==0.12.0"),
+    "newest": ("transformers", "diffusers", "peft"),
+}
+# of what these packages do for the pack: networks, LoRA, text encoders, files, the detector
+OF_VERSIONS = tuple(
+    f"tests/library/test_{name}.py" for name in ("vectors", "families", "stable_diffusion_3", "grounded_sam")
+)
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["tests"]
@@ -44,10 +54,27 @@ def tests(session: nox.Session) -> None:
     session.run(str(PROGRAMS / "pytest"), *(session.posargs or TWO_PROCESSES), env=threads)
 
 
+@nox.session(venv_backend="none")
+@nox.parametrize("versions", list(VERSIONS))
+def matrix(session: nox.Session, versions: str) -> None:
+    """Run the tests of what other packages do with the oldest and the newest of them; not part of `tests`."""
+    set_up(session)
+    folder = STATE / "versions" / versions
+    # laid over the environment, not into it: the host keeps its own
+    install = (PYTHON, "-m", "pip", "install", "--upgrade", "--target", str(folder))
+    transformers, *others = VERSIONS[versions]
+    session.run(*install, transformers)
+    # these ask for torch, which is there
+    session.run(*install, "--no-deps", *others)
+    # old packages warn of what new ones have changed
+    quiet = ("-W", "ignore", "-o", "filterwarnings=")
+    session.run(str(PROGRAMS / "pytest"), *quiet, *(session.posargs or OF_VERSIONS), env={"PYTHONPATH": str(folder)})
+
+
 def set_up(session: nox.Session) -> None:
     """Bring an environment, the host, the packages that it and this pack need, and a browser; quick when all is there.
 
-    nox makes one environment per session; this one has 5 GB, so both sessions share it.
+    nox makes one environment per session; this one has 5 GB, so all sessions share it.
     """
     if not pathlib.Path(PYTHON).is_file():
         session.run(sys.executable, "-m", "virtualenv", str(VENV))
