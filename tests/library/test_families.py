@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from peft.tuners.lora import torchao
 from tiny import END, TINY, hidden_states, tiny_parts, tiny_reference, tokenizer, uniform
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -307,6 +306,7 @@ def test_a_torchao_that_peft_finds_too_old_is_left_alone(make_model, config, mon
     def too_old():
         raise ImportError("Found an incompatible version of torchao")
 
+    torchao = pytest.importorskip("peft.tuners.lora.torchao", reason="this peft asks for no torchao")
     monkeypatch.setattr(torchao, "is_torchao_available", too_old)
     assert make_model(config).lora()
     assert torchao.is_torchao_available is too_old
