@@ -36,7 +36,13 @@ class TailoredTokenizer(SDTokenizer):
     def _try_get_embedding(self, embedding_name: str):
         called, *left = embedding_name.split()
         found = next((row for n, row in enumerate(self.learned.values()) if called == _called(n)), None)
-        return super()._try_get_embedding(embedding_name) if found is None else (found, called, " ".join(left))
+        if found is None:
+            return super()._try_get_embedding(embedding_name)
+        # between the vectors and what is left, newer hosts hand the name back
+        nothing_on_disk = copy(self)
+        nothing_on_disk.embedding_directory = []
+        answer = super(TailoredTokenizer, nothing_on_disk)._try_get_embedding(embedding_name)
+        return (found, *answer[1:-1], " ".join(left))
 
 
 def _called(number: int) -> str:

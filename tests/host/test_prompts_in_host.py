@@ -106,6 +106,15 @@ def test_a_token_needs_no_space_around_it(applied):
         assert torch.equal(encoded(applied, tight)[0], encoded(applied, loose)[0])
 
 
+@pytest.mark.parametrize("name", [(), ("a name",)], ids=["0.18", "now"])
+def test_a_host_is_answered_as_it_answers_itself(monkeypatch, applied, name):
+    from comfy.sd1_clip import SDTokenizer
+
+    monkeypatch.setattr(SDTokenizer, "_try_get_embedding", lambda *_: (None, *name, ""))
+    found, *middle, left = applied.tokenizer.clip_l._try_get_embedding("<0> at dusk")
+    assert found.shape == (1, 768) and tuple(middle) == name and left == "at dusk"
+
+
 def test_words_that_hold_a_name_are_words(loaded_checkpoint, applied):
     for text in ("sks_houses and my_sks_house", "anna, v0 and sks"):
         assert torch.equal(encoded(applied, text)[0], encoded(loaded_checkpoint[1], text)[0])
