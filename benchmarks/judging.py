@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,11 +25,13 @@ from magictailor.scores.table import BACKGROUND, COMPONENT, CONCEPT, ScoreTable,
 from magictailor.training import Training
 from toytown.analyser import Finding, analysed, load_analyser
 from toytown.backgrounds import BACKGROUNDS as PLACES
+from toytown.looks import PATTERNS, UNSEEN_PATTERNS, Look
 from toytown.measures import scores
 from toytown.pairs import ASKED, BACKGROUNDS, MEASURED, SHOWN, Pair
 from toytown.scoring import load_encoder
 from toytown.settings import SETTINGS
 from toytown.tailoring import drawn, references, trainable
+from toytown.train_vision import any_look
 from toytown.world import Picture, Scene, render
 
 PAIRS = (SHOWN, *MEASURED)
@@ -59,18 +62,17 @@ def judged(pair: Pair, folder: pathlib.Path) -> dict[str, float]:
     """How far scores agree with the analyser on one pair.
 
     Returns:
-        "spearman" of likeness and fidelity; "lift" of the kept quarter's mean fidelity in deviations of all;
-        "copied" as `found_copies` gives it.
+        "drawn", Spearman's correlation of likeness and fidelity over the drawn pictures; "rendered", the same over
+        renderings; "lift" of the kept quarter's mean fidelity in deviations of all that were drawn; "copied" as
+        `found_copies` gives it.
     """
     pictures = pictures_of(pair, folder / f"{pair.name}.npy")
-    findings = analysed(load_analyser(), pictures)
-    asked = [place for _ in STAGES for place in ASKED for _ in range(SEEDS)]
-    seen = [scores(pair, place, p, f) for place, p, f in zip(asked, pictures, findings, strict=True)]
-    fidelity = np.array([(one.concept + one.component) / 2 for one in seen])
-    table = table_of(pair, pictures, findings)
+    table, fidelity = table_and_fidelity(pair, pictures)
+    rendered, of_rendered = table_and_fidelity(pair, renderings(pair))
     kept = table.best(len(pictures) // 4, {CONCEPT: 1.0, COMPONENT: 1.0})
     return {
-        "spearman": spearman(np.array(table.likeness), fidelity),
+        "drawn": spearman(np.array(table.likeness), fidelity),
+        "rendered": spearman(np.array(rendered.likeness), of_rendered),
         "lift": float((fidelity[kept].mean() - fidelity.mean()) / fidelity.std()),
         "copied": found_copies(pair),
     }
@@ -89,6 +91,33 @@ def pictures_of(pair: Pair, path: pathlib.Path) -> np.ndarray:
         save_tailoring(training.result().tailoring, path.with_suffix(".safetensors"))
         np.save(path, np.concatenate(pictures))
     return np.load(path)
+
+
+def renderings(pair: Pair) -> np.ndarray:
+    """200 renderings whose looks are right, of another shade, of another pattern or any, (200, 64, 64, 3) uint8."""
+    rng = random.Random(pair.seed)
+
+    def changed(look: Look) -> Look:
+        chance = rng.random()
+        if chance < 0.25:
+            return look
+        if chance < 0.5:
+            return Look(tuple(min(255, max(0, c + rng.randint(-60, 60))) for c in look.colour), look.pattern)
+        return Look(look.colour, rng.choice((*PATTERNS, *UNSEEN_PATTERNS))) if chance < 0.75 else any_look(rng)
+
+    scenes = [
+        Scene(pair.concept, changed(pair.body), changed(pair.part), rng.choice(ASKED), rng.getrandbits(32))
+        for _ in range(2 * RENDERED)
+    ]
+    return np.stack([render(scene).pixels for scene in scenes])
+
+
+def table_and_fidelity(pair: Pair, pictures: np.ndarray) -> tuple[ScoreTable, np.ndarray]:
+    """The scores of pictures, and their fidelity as the analyser sees it: the mean of concept and component."""
+    findings = analysed(load_analyser(), pictures)
+    # which background was asked for makes no difference to fidelity
+    seen = [scores(pair, ASKED[0], p, f) for p, f in zip(pictures, findings, strict=True)]
+    return table_of(pair, pictures, findings), np.array([(one.concept + one.component) / 2 for one in seen])
 
 
 def table_of(pair: Pair, pictures: np.ndarray, findings: Sequence[Finding]) -> ScoreTable:

@@ -134,7 +134,7 @@ def prepared(graph: dict, run: Run, seed: int) -> dict:
     graph = copy.deepcopy(graph)
     for node in graph.values():
         for name, value in node["inputs"].items():
-            if name in ("text", "prompt") and value in run.prompts:
+            if name in ("text", "prompt") and isinstance(value, str) and value in run.prompts:
                 node["inputs"][name] = run.prompts[value]
         if node["class_type"] in ("KSampler", "MagicTailorSampler") and not isinstance(node["inputs"]["seed"], list):
             node["inputs"]["seed"] = seed
