@@ -18,7 +18,7 @@ from ..backbones import Family, registered
 from ..errors import InputError
 from ..tailoring import Tailoring, Token
 from ..tokens import LONGEST_NAME, checked_names
-from .weights_file import read_weights
+from .weights_file import in_full, read_weights
 
 BUNDLE_PREFIX = "bundle_emb."
 BESIDE = "_emb"
@@ -84,10 +84,9 @@ def _rows(word: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # a word alone is called by itself in diffusers' files
         only = [word[key] for key in _ONLY if key in word] or (list(word.values()) if len(word) == 1 else [])
         rows = dict(zip([""], only, strict=False))
-    usable = (t for t in rows.values() if t.is_floating_point() and t.ndim in (1, 2) and t.numel())
-    return (
-        {key: t.float().reshape(-1, t.shape[-1]) for key, t in rows.items()} if len(list(usable)) == len(rows) else {}
-    )
+    full = {key: in_full(t) for key, t in rows.items() if t.is_floating_point() and t.ndim in (1, 2) and t.numel()}
+    usable = {key: t.reshape(-1, t.shape[-1]) for key, t in full.items() if t is not None}
+    return usable if len(usable) == len(rows) else {}
 
 
 def _family(path: Path, rows: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, str]) -> Family:
@@ -146,14 +145,15 @@ def _complete(path: Path, lora: Mapping[str, Tensor], family: Family) -> dict[st
     )
     if strange:
         raise _refused(path, f"holds {strange[0]}, which is not of an ordinary LoRA; Load LoRA may know it")
-    complete = {key: tensor.float() for key, tensor in lora.items()}
+    converted = {key: in_full(tensor) for key, tensor in lora.items()}
+    complete = {key: tensor for key, tensor in converted.items() if tensor is not None and tensor.isfinite().all()}
+    if len(complete) != len(lora):
+        raise _refused(path, "its LoRA holds values that are not finite numbers")
     for stem in stems:
         if stem + layout.down not in lora or stem + layout.up not in lora:
             raise _refused(path, f"has half a LoRA for {stem}")
         if layout.alpha:
             complete.setdefault(stem + layout.alpha, torch.tensor(float(len(lora[stem + layout.down]))))
-    if not all(torch.isfinite(tensor).all() for tensor in complete.values()):
-        raise _refused(path, "its LoRA holds values that are not finite numbers")
     return complete
 
 

@@ -14,7 +14,7 @@ from ..backbones.clip_description import END_OF_TEXT
 from ..errors import InputError
 from ..tailoring import Tailoring, Token
 from ..tokens import token_name
-from .weights_file import read_weights
+from .weights_file import are_finite, read_weights
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 TABLE_FILE = "token_embedding.pth"
@@ -48,7 +48,7 @@ def load_released(folder: Path) -> Tailoring:
     lora, alpha = _lora(folder / LORA_FILE)
     table = _table(folder / TABLE_FILE)
     family = _family(folder, table, lora)
-    if not table[VOCABULARY:].isfinite().all():
+    if not are_finite(table[VOCABULARY:]):
         raise _refused(folder / TABLE_FILE, "holds new words that are not finite numbers")
     (key,) = family.embedding_keys
     ids = _new_ids(folder / TOKENIZER_FOLDER, len(table))
@@ -74,8 +74,8 @@ def _lora(path: Path) -> tuple[dict[str, Tensor], float]:
     strange += sorted(key for key in lora if key not in strange and _counterpart(key) not in lora)
     if strange or not lora or len(lora) != len(stored):
         raise _refused(path, f"holds {_some(strange) or 'no LoRA'}, which is not a layer of a LoRA as it knows them")
-    if not all(tensor.ndim in (2, 4) and tensor.is_floating_point() for tensor in lora.values()):
-        raise _refused(path, "holds tensors that are no layers of a LoRA")
+    if not all(tensor.ndim in (2, 4) and are_finite(tensor) for tensor in lora.values()):
+        raise _refused(path, "holds tensors that are no layers of a LoRA, or are not finite numbers")
     ranks = {len(tensor) for key, tensor in lora.items() if key.endswith(".lora_A.weight")}
     if len(ranks) != 1:
         raise _refused(path, f"its layers have different ranks ({', '.join(map(str, sorted(ranks)))})")

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -31,7 +30,7 @@ from .file_name import checked_name, prompt_name
 from .new_file import file_words, free_names
 from .other_trainers import BUNDLE_PREFIX, TEXT_LORA, load_foreign
 from .released_program import LORA_FILE, is_released, load_released
-from .weights_file import read_weights, write_tensors
+from .weights_file import are_finite, read_weights, write_tensors
 
 RECORD = "magictailor"
 RECORD_VERSION = 1
@@ -325,9 +324,9 @@ def _token(path: Path, name: str, word: str, keys: list[str], tensors: Mapping[s
     rows = {}
     for key in keys:
         vectors = tensors.get(f"{BUNDLE_PREFIX}{name}.{key}")
-        if vectors is None or vectors.ndim != 2 or not len(vectors) or not _usable(vectors):
+        if vectors is None or vectors.ndim != 2 or not len(vectors) or not are_finite(vectors):
             raise _refused(path, f"the embedding {name} for {key} is missing or damaged")
-        rows[key] = vectors
+        rows[key] = vectors.float()
     return Token(name, word, rows)
 
 
@@ -344,12 +343,8 @@ def _check_lora(path: Path, lora: Mapping[str, Tensor], layout: LoraLayout, fore
         fits = down.ndim in (2, 4) and up.ndim == down.ndim and down.shape[0] == up.shape[1]
         if not fits or any(alpha.numel() != 1 for alpha in alphas):
             raise _refused(path, f"the LoRA of {stem} has shapes that do not fit together")
-        if not all(_usable(tensor) for tensor in (down, up, *alphas)):
+        if not all(are_finite(tensor) for tensor in (down, up, *alphas)):
             raise _refused(path, f"the LoRA of {stem} holds values that are not finite numbers")
-
-
-def _usable(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
 
 
 def _refused(path: Path, reason: str) -> InputError:

@@ -70,6 +70,22 @@ def read_weights(path: str | Path, field: str) -> dict[str, torch.Tensor]:
     return weights
 
 
+def in_full(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Real numbers of any kind in float32; None for complex ones, and for kinds that torch cannot convert."""
+    if tensor.is_complex():
+        return None
+    try:
+        return tensor.float()
+    except NotImplementedError:  # two numbers in a byte
+        return None
+
+
+def are_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is of floating-point numbers that torch can compute with, none of them infinite or NaN."""
+    full = in_full(tensor) if tensor.is_floating_point() else None
+    return full is not None and bool(full.isfinite().all())
+
+
 def _require_unpacked(path: Path) -> None:
     """Refuse a checkpoint that gets larger when it is read; torch packs none."""
     if zipfile.is_zipfile(path):

@@ -10,6 +10,7 @@ from magictailor.errors import InputError
 from magictailor.formats.file_name import LONGEST, checked_name, prompt_name
 from magictailor.formats.new_file import replaced_file
 from magictailor.formats.tailoring_file import load_tailoring, save_embedding, save_tailoring, save_with_embeddings
+from magictailor.formats.weights_file import are_finite, in_full
 from magictailor.training import train
 
 
@@ -285,6 +286,20 @@ def test_tensors_that_contradict_the_record_are_refused(saved, change, reason):
     rewritten(saved, change_tensors=change)
     with pytest.raises(InputError, match=reason):
         load_tailoring(saved)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16])
+def test_a_file_that_was_made_smaller_loads(saved, tailoring, kind):
+    rewritten(saved, change_tensors=lambda t: t.update({key: tensor.to(kind) for key, tensor in t.items()}))
+    for mine, whole in zip(load_tailoring(saved).tokens, tailoring.tokens, strict=True):
+        assert torch.equal(mine.rows["clip_l"], whole.rows["clip_l"].to(kind).float())
+
+
+def test_numbers_that_torch_cannot_convert_are_refused(saved):
+    packed = torch.ones(1, 768, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    assert not are_finite(packed) and in_full(packed) is None
+    assert not are_finite(torch.tensor([float("nan")]).to(torch.float8_e4m3fn))
+    assert are_finite(torch.ones(2).to(torch.float8_e4m3fn)) and not are_finite(torch.ones(2, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
