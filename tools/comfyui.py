@@ -19,7 +19,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import aiohttp
 
@@ -106,6 +107,21 @@ def load_pack(name: str = "magictailor_pack") -> types.ModuleType:
     return module
 
 
+@contextmanager
+def _heeding_ctrl_c() -> Iterator[None]:
+    """Processes started inside end at SIGINT, though a shell lets its background jobs, and theirs, ignore it."""
+    ignored = (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread()
+    )
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class ComfyServer:
     """A ComfyUI server process on the CPU, and a client of its HTTP and websocket API.
 
@@ -140,7 +156,7 @@ class ComfyServer:
             "--database-url", f"sqlite:///{(self.base_dir / 'user' / 'comfyui.db').as_posix()}", *self.extra_args,
         ]  # fmt: skip
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-        with self.log_file.open("wb") as log:
+        with self.log_file.open("wb") as log, _heeding_ctrl_c():
             self._process = subprocess.Popen(
                 command, cwd=self.comfy_root, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
