@@ -71,7 +71,7 @@ def test_every_knob_is_a_flag_with_its_default():
         if isinstance(default, bool):
             assert getattr(parser().parse_args([*TRAIN, f"--{name}"]), name) is not default
         else:
-            other = "no" if isinstance(default, str) else type(default)(default / 2)
+            other = knobs()[name].choices[-1] if isinstance(default, str) else type(default)(default / 2)
             chosen = getattr(parser().parse_args([*TRAIN, f"--{name}", str(other)]), name)
             assert chosen == other and type(chosen) is type(default), name
 
