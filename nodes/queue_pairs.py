@@ -57,6 +57,9 @@ class MagicTailorQueuePairs(io.ComfyNode):
     @classmethod
     def execute(cls, pairs, only):
         if only:
+            with artist_errors(NAME):
+                if only not in pair_folders(Path(folder_paths.get_input_directory())):
+                    raise InputError("only", "is no pair folder of ComfyUI's input folder; leave it empty to queue all")
             return io.NodeOutput(only, as_name(only))
         with artist_errors(NAME):
             found = folders_called(pairs)
