@@ -21,7 +21,7 @@ from magictailor.backbones.precision import precision_for
 from magictailor.backbones.stable_diffusion.backbone import UNetBackbone
 from magictailor.config import MEMORY, TailorConfig
 from magictailor.draws import draw_step
-from magictailor.memory import MemoryPlan, ladder, predicted_peak
+from magictailor.memory import GIB, MemoryPlan, ladder, predicted_peak
 from magictailor.pictures import TrainingPictures
 from magictailor.reference import Reference
 from magictailor.training import Training
@@ -29,9 +29,8 @@ from magictailor.training import Training
 from .meter import META, Meter, without_values
 from .shapes import SHAPES, make_model, make_parts
 
-GIB = 2**30
 FAMILIES = {"sd15": "sd15", "sd21": "sd21_v", "sdxl": "sdxl", "sd35m": "sd35m"}  # shapes
-PICTURES = {"1+1": (1, 1), "3+3": (3, 3), "4+2": (4, 2), "1+1+1": (1, 1, 1)}
+PICTURES = ("1+1", "3+3", "4+2", "1+1+1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +120,7 @@ def main() -> None:
     diffusers.logging.set_verbosity_error()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size", description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument("--pictures", nargs="+", default=["1+1", "3+3", "4+2", "1+1+1"])
+    parser.add_argument("--pictures", nargs="+", default=PICTURES)
     parser.add_argument("--rungs", nargs="+", choices=MEMORY[1:], default=list(MEMORY[1:]))
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--precision", choices=("bf16", "no"), default="bf16")

@@ -16,8 +16,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch import Tensor
 from torch.optim import optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -138,30 +137,6 @@ class Meter(TorchDispatchMode):
 
 def _described(leaf: Any) -> Any:
     return (leaf.shape, leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), str(leaf))
-
-
-@contextmanager
-def fake_tensors() -> Iterator[FakeTensorMode]:
-    """Tensors made inside are fake, and what reads values off them is given some."""
-    fake = FakeTensorMode()
-    with ExitStack() as stack:
-        # one look at the device for a whole list
-        stack.enter_context(mock.patch.object(FakeTensor, "tolist", _values))
-        # it would write real numbers into the generator's state
-        stack.enter_context(mock.patch.object(torch.random, "fork_rng", lambda **named: ExitStack()))
-        # the weights of a module cannot be swapped for others that are fake; the library places them itself
-        stack.enter_context(mock.patch.object(nn.Module, "to", _stay))
-        stack.enter_context(fake)
-        yield fake
-
-
-def _stay(module: nn.Module, *given: Any, **named: Any) -> nn.Module:
-    return module
-
-
-def _values(tensor: Tensor) -> list[float]:
-    value = tensor.flatten()[0].item()
-    return [value] * tensor.numel()
 
 
 @contextmanager

@@ -193,11 +193,9 @@ def choose(memory: str, step: Step, free: int | None, away: bool = True) -> Choi
 
 def smaller(choice: Choice, step: Step, away: bool = True) -> Choice | None:
     """The next plan after one that did not fit after all; None: there is none."""
-    plans = ladder(step.pictures)
+    plans = ladder(step.pictures, away)
     later = plans[plans.index(choice.plan) + 1 :] if choice.plan in plans else plans
     for plan in later:
-        if plan.others_away and not away:
-            continue
         peak = predicted_peak(plan, step)
         if peak is None or choice.peak is None or peak < choice.peak:
             return Choice(plan, peak, choice.free, choice.plan)

@@ -5,12 +5,11 @@ from comfy_api.v0_0_2 import io
 from ..magictailor.blend import blended
 from .bridge import host
 from .bridge.errors import artist_errors
-from .bridge.inputs import TAILORINGS
+from .bridge.inputs import STRENGTHS, TAILORINGS, numbered_inputs
 from .bridge.lists import numbers
 from .bridge.socket_types import CATEGORY, Tailoring
 
 NAME = "MagicTailor Blend"
-STRENGTHS = (-10.0, 10.0)
 
 
 class MagicTailorBlend(io.ComfyNode):
@@ -24,18 +23,16 @@ class MagicTailorBlend(io.ComfyNode):
             "concept of another: <anna:v0> with <ben:v1>. It is saved as any other.",
             search_aliases=["magictailor blend", "merge lora", "combine tailorings"],
             inputs=[
-                io.Autogrow.Input(
+                numbered_inputs(
                     "tailorings",
-                    template=io.Autogrow.TemplateNames(
-                        Tailoring.Input(
-                            "tailoring",
-                            tooltip="From Train, Load Tailoring or Name Tokens. No two may have tokens of the same "
-                            "name: give each a label with Name Tokens.",
-                        ),
-                        names=list(TAILORINGS),
-                        min=2,
+                    Tailoring.Input(
+                        "tailoring",
+                        tooltip="From Train, Load Tailoring or Name Tokens. No two may have tokens of the same name: "
+                        "give each a label with Name Tokens.",
                     ),
-                    tooltip="What becomes one: two or more of the same model family.",
+                    TAILORINGS,
+                    "What becomes one: two or more of the same model family.",
+                    least=2,
                 ),
                 io.String.Input(
                     "strengths",

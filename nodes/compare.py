@@ -8,13 +8,13 @@ from nodes import common_ksampler
 from ..magictailor.errors import InputError
 from ..magictailor.formats.csv_table import as_csv
 from ..magictailor.report.comparison import combinations
-from ..magictailor.scores.table import BACKGROUND, COMPONENT, CONCEPT, scored
+from ..magictailor.scores.table import USUAL_WEIGHTS, scored
 from ..magictailor.tokens import require_tokens
 from .bridge import host
 from .bridge.convert import image_from_pil, image_to_library
 from .bridge.encoders import encoders_of
 from .bridge.errors import SAME_CHECKPOINT, artist_errors
-from .bridge.inputs import TAILORINGS, encoders_input, reference_inputs
+from .bridge.inputs import STRENGTHS, TAILORINGS, encoders_input, numbered_inputs, reference_inputs
 from .bridge.letters import show_missing
 from .bridge.lists import different_numbers
 from .bridge.packages import needed_packages
@@ -26,7 +26,7 @@ from .bridge.socket_types import CATEGORY, Tailoring
 NAME = "MagicTailor Compare"
 AXES = ("strength", "seed", "prompt", "tailoring")
 MOST = 400  # pictures on a sheet
-STRENGTHS, SEEDS = (-10.0, 10.0), (0, 2**64 - 1)
+SEEDS = (0, 2**64 - 1)
 
 
 class MagicTailorCompare(io.ComfyNode):
@@ -43,16 +43,13 @@ class MagicTailorCompare(io.ComfyNode):
                 io.Model.Input("model", tooltip="The checkpoint's MODEL, without the tailoring."),
                 io.Clip.Input("clip", tooltip="The checkpoint's CLIP, without the tailoring."),
                 io.Vae.Input("vae", tooltip="The VAE that pictures are decoded with."),
-                io.Autogrow.Input(
+                numbered_inputs(
                     "tailorings",
-                    template=io.Autogrow.TemplateNames(
-                        Tailoring.Input(
-                            "tailoring", tooltip="From Train, Load Tailoring or, for snapshots, MagicTailor Runs."
-                        ),
-                        names=list(TAILORINGS),
-                        min=1,
+                    Tailoring.Input(
+                        "tailoring", tooltip="From Train, Load Tailoring or, for snapshots, MagicTailor Runs."
                     ),
-                    tooltip="What is compared: one tailoring, or several snapshots or trainings.",
+                    TAILORINGS,
+                    "What is compared: one tailoring, or several snapshots or trainings.",
                 ),
                 io.Latent.Input("latent_image", tooltip="The latents every picture starts from, usually an empty one."),
                 io.String.Input(
@@ -114,14 +111,16 @@ class MagicTailorCompare(io.ComfyNode):
             }
             places = combinations(axes)
             require_possible(places, latent_image)
+            for tailoring in given.values():
+                names = [token.name for token in tailoring.tokens]
+                for text in axes["prompt"]:
+                    require_tokens(text, names, "prompts")
+                require_tokens(negative_prompt, names, "negative_prompt")
             score = scorer(concept, components or {}, encoders or {})
             pictures: list[torch.Tensor] = []
             for place in places:
                 tailoring = given[f"tailoring {place['tailoring']}"]
                 tailored = kept(model, clip, tailoring, place["strength"])
-                names = [token.name for token in tailoring.tokens]
-                for name, text in (("prompts", place["prompt"]), ("negative_prompt", negative_prompt)):
-                    require_tokens(text, names, name)
                 sampling = chosen(tailoring.family.sampler, steps, cfg, sampler_name, scheduler)
                 host.show_text(f"picture {len(pictures) + 1} of {len(places)}\n{described(sampling)}")
                 conditioning = tailored.conditioning(place["prompt"], negative_prompt)
@@ -133,7 +132,7 @@ class MagicTailorCompare(io.ComfyNode):
             captions = None
             text = described(sampling)
             if table is not None:
-                (best,) = table.best(1, {CONCEPT: 1.0, COMPONENT: 1.0, BACKGROUND: -0.5})
+                (best,) = table.best(1, USUAL_WEIGHTS)
                 rows = [row | found for row, found in zip(rows, table.rows(), strict=True)]
                 captions = [caption(found, n == best) for n, found in enumerate(table.rows())]
                 text = f"best: {', '.join(f'{k} {v}' for k, v in places[best].items() if len(axes[k]) > 1)}\n{text}"

@@ -4,7 +4,7 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..magictailor.errors import InputError
-from ..magictailor.scores.table import BACKGROUND, COMPONENT, CONCEPT, PROMPT
+from ..magictailor.scores.table import BACKGROUND, COMPONENT, CONCEPT, PROMPT, USUAL_WEIGHTS
 from .bridge import host
 from .bridge.errors import artist_errors
 from .bridge.socket_types import CATEGORY, Scores
@@ -15,8 +15,8 @@ NAME = "MagicTailor Pick"
 class MagicTailorPick(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        def weight(name: str, default: float, tooltip: str):
-            return io.Float.Input(name, default=default, min=-10.0, max=10.0, step=0.05, tooltip=tooltip)
+        def weight(name: str, tooltip: str):
+            return io.Float.Input(name, default=USUAL_WEIGHTS[name], min=-10.0, max=10.0, step=0.05, tooltip=tooltip)
 
         return io.Schema(
             node_id="MagicTailorPick",
@@ -30,14 +30,13 @@ class MagicTailorPick(io.ComfyNode):
                 Scores.Input("scores", tooltip="From MagicTailor Score."),
                 io.Int.Input("count", default=4, min=1, max=4096, tooltip="How many to keep."),
                 weight(
-                    "concept",
-                    1.0,
+                    CONCEPT,
                     "How much likeness to the concept counts. Every measure is first brought to the same spread over "
                     "these pictures, so that 1 and 1 count alike.",
                 ),
-                weight("component", 1.0, "How much likeness to the components counts."),
-                weight("background", -0.5, "How much a background like the references' counts; below 0, against it."),
-                weight("prompt", 0.5, "How much agreement with the prompt counts, where it was scored."),
+                weight(COMPONENT, "How much likeness to the components counts."),
+                weight(BACKGROUND, "How much a background like the references' counts; below 0, against it."),
+                weight(PROMPT, "How much agreement with the prompt counts, where it was scored."),
             ],
             outputs=[
                 io.Image.Output(

@@ -58,7 +58,7 @@ class MagicTailorQueuePairs(io.ComfyNode):
     def execute(cls, pairs, only):
         if only:
             with artist_errors(NAME):
-                if only not in pair_folders(Path(folder_paths.get_input_directory())):
+                if only not in known_folders():
                     raise InputError("only", "is no pair folder of ComfyUI's input folder; leave it empty to queue all")
             return io.NodeOutput(only, as_name(only))
         with artist_errors(NAME):
@@ -76,12 +76,17 @@ def folders_called(pairs: str) -> list[str]:
         InputError: there is none.
     """
     patterns = [pattern for part in re.split("[,，]", pairs) if (pattern := part.strip())]
-    known = list(pair_folders(Path(folder_paths.get_input_directory())))
+    known = known_folders()
     found = [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not found:
         there = f"there are {', '.join(known)}" if known else "ComfyUI's input folder has none, such as tower_a+roof_a"
         raise InputError("pairs", f"no pair folder is called {pairs!r}; {there}")
     return found
+
+
+def known_folders() -> list[str]:
+    """All pair folders of the input folder."""
+    return list(pair_folders(Path(folder_paths.get_input_directory())))
 
 
 def as_name(folder: str) -> str:

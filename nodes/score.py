@@ -10,7 +10,7 @@ from .bridge import host
 from .bridge.convert import images_to_library, masks_to_library
 from .bridge.encoders import encoders_of
 from .bridge.errors import artist_errors
-from .bridge.inputs import encoders_input, reference_inputs
+from .bridge.inputs import encoders_input, numbered_inputs, reference_inputs
 from .bridge.references import COMPONENTS, require_masks, without_gap
 from .bridge.socket_types import CATEGORY, Scores
 
@@ -39,14 +39,12 @@ class MagicTailorScore(io.ComfyNode):
                     tooltip="Where the concept is on each picture, from GroundedSAM Masks or any other node: only that "
                     "is compared. Without, the whole picture is.",
                 ),
-                io.Autogrow.Input(
+                numbered_inputs(
                     "component_masks",
-                    template=io.Autogrow.TemplateNames(
-                        io.Mask.Input("masks", tooltip="Where this component is on each picture."),
-                        names=[name + OF_COMPONENT for name in COMPONENTS],
-                        min=0,
-                    ),
-                    tooltip="Where the components are on each picture. Without, the whole picture is compared.",
+                    io.Mask.Input("masks", tooltip="Where this component is on each picture."),
+                    [name + OF_COMPONENT for name in COMPONENTS],
+                    "Where the components are on each picture. Without, the whole picture is compared.",
+                    least=0,
                 ),
                 io.Clip.Input(
                     "clip",

@@ -13,6 +13,7 @@ from .bridge.inputs import (
     PREVIEW_STEPS,
     knob_input,
     memory_from,
+    numbered_inputs,
     preview_inputs,
     run_inputs,
     training_inputs,
@@ -38,14 +39,11 @@ class MagicTailorTrainV2(io.ComfyNode):
             search_aliases=["magictailor", "train lora", "lora", "personalization", "dreambooth", "textual inversion"],
             inputs=[
                 *training_inputs(),
-                io.Autogrow.Input(
+                numbered_inputs(
                     "components",
-                    template=io.Autogrow.TemplateNames(
-                        Reference.Input("component", tooltip="component 1 becomes <v1>, component 2 becomes <v2> ..."),
-                        names=list(COMPONENTS),
-                        min=1,
-                    ),
-                    tooltip="What the concept will wear: one or more components.",
+                    Reference.Input("component", tooltip="component 1 becomes <v1>, component 2 becomes <v2> ..."),
+                    COMPONENTS,
+                    "What the concept will wear: one or more components.",
                 ),
                 # graphs made before memory existed have a switch low_memory in its place, see memory_from
                 *(knob_input(name, optional=name == "memory") for name in ON_TRAIN),

@@ -53,16 +53,13 @@ def latent_shape(autoencoder: Autoencoder, height: int, width: int) -> tuple[int
     return autoencoder.config.latent_channels, height // pixels, width // pixels
 
 
-def build_autoencoder(
-    state: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch.device | None, channels: int = 4
-) -> Autoencoder:
+def build_autoencoder(state: Mapping[str, Tensor], channels: int = 4) -> Autoencoder:
     """The encoding half of an autoencoder, frozen: Stable Diffusion's own, or TAESD.
 
     Args:
         state: LDM layout ("encoder.down.0...", and "quant_conv.weight" if it has one), or TAESD's
             ("taesd_encoder.0...", and "vae_scale", "vae_shift": those of the family it was made for, 1 and 0 if it does
             not say).
-        dtype, device: None leaves the weights as they are.
         channels: of the family's latents.
 
     Raises:
@@ -81,14 +78,14 @@ def build_autoencoder(
         with init_empty_weights():
             autoencoder = AutoencoderTiny(latent_channels=channels, scaling_factor=scale, shift_factor=shift)
         autoencoder.decoder = nn.Identity()
-        return filled(autoencoder, tiny, "vae", dtype, device).eval()
+        return filled(autoencoder, tiny, "vae").eval()
     if not {"encoder.conv_in.weight", "encoder.conv_out.weight"} <= state.keys():
         raise InputError("vae", "is not an autoencoder of Stable Diffusion, nor TAESD")
     _require_channels(_latent_channels(state), channels)
-    return _autoencoder_kl(state, ("encoder", "quant_conv"), dtype, device)
+    return _autoencoder_kl(state, ("encoder", "quant_conv"))
 
 
-def build_decoder(state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> AutoencoderKL:
+def build_decoder(state: Mapping[str, Tensor]) -> AutoencoderKL:
     """The decoding half of Stable Diffusion's own autoencoder, frozen.
 
     Args:
@@ -99,7 +96,7 @@ def build_decoder(state: Mapping[str, Tensor], dtype: torch.dtype, device: torch
     """
     if "decoder.conv_in.weight" not in state or "encoder.conv_in.weight" not in state:
         raise InputError("vae", "is not a whole autoencoder of Stable Diffusion")
-    return _autoencoder_kl(state, ("decoder", "post_quant_conv"), dtype, device)
+    return _autoencoder_kl(state, ("decoder", "post_quant_conv"))
 
 
 def _latent_channels(state: Mapping[str, Tensor]) -> int:
@@ -111,9 +108,7 @@ def _require_channels(found: int, wanted: int) -> None:
         raise InputError("vae", f"its latents have {found} channels, those of this family {wanted}")
 
 
-def _autoencoder_kl(
-    state: Mapping[str, Tensor], parts: tuple[str, ...], dtype: torch.dtype | None, device: torch.device | None
-) -> AutoencoderKL:
+def _autoencoder_kl(state: Mapping[str, Tensor], parts: tuple[str, ...]) -> AutoencoderKL:
     config = _autoencoder_config(state)
     converted = convert_ldm_vae_checkpoint(dict(state), config)
     with init_empty_weights():
@@ -122,7 +117,7 @@ def _autoencoder_kl(
         if name not in parts:
             setattr(autoencoder, name, nn.Identity())
     kept = {key: value for key, value in converted.items() if key.partition(".")[0] in parts}
-    return filled(autoencoder, kept, "vae", dtype, device).eval()
+    return filled(autoencoder, kept, "vae").eval()
 
 
 def _autoencoder_config(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -53,15 +53,12 @@ def prompt_ids(tokenizer: Tokenizer, text: str, new_ids: Mapping[str, list[int]]
 def build_text_encoder(
     state: Mapping[str, Tensor],
     description: TextEncoderDescription,
-    dtype: torch.dtype | None,
-    device: torch.device | None,
     attention: str = "eager",
 ) -> TextEncoder:
     """A CLIP text encoder, frozen; with its projection if the family shows the U-Net its pooled output.
 
     Args:
         state: keys with or without the "text_model." prefix; what the family does not use is left out.
-        dtype, device: None leaves the weights as they are.
         attention: its implementation by transformers' name, see `text_attention`.
 
     Raises:
@@ -90,7 +87,7 @@ def build_text_encoder(
     # with and without a projection, transformers 4 and 5 differ in where they write "text_model."
     bare = {key: key.removeprefix("text_model.") for key in encoder.state_dict()}
     named = {key: state[name] for key, name in bare.items() if name in state}
-    return filled(encoder, named, "clip", dtype, device).eval()
+    return filled(encoder, named, "clip").eval()
 
 
 def text_attention(device: torch.device) -> str:

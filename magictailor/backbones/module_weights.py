@@ -28,19 +28,16 @@ def shared(tensor: Tensor, dtype: torch.dtype | None = None, device: torch.devic
     return tensor.to(device=device, dtype=dtype)
 
 
-def filled(
-    module: M, state: Mapping[str, Tensor], field: str, dtype: torch.dtype | None, device: torch.device | None
-) -> M:
-    """A module built without memory, given its weights and frozen.
+def filled(module: M, state: Mapping[str, Tensor], field: str) -> M:
+    """A module built without memory, given its weights as they are and frozen; `placement` brings it to its place.
 
     Args:
-        dtype, device: of the weights; None: as they are, see `placement`.
         field: the input that is to blame if they do not fit.
 
     Raises:
         InputError: weights are missing, left over or of other shapes.
     """
-    placed = {key: shared(value, dtype, device) for key, value in state.items()}
+    placed = {key: shared(value) for key, value in state.items()}
     try:
         missing, unexpected = module.load_state_dict(placed, strict=False, assign=True)
     except RuntimeError as error:
@@ -51,7 +48,7 @@ def filled(
             field,
             f"its weights are not those of its family ({len(missing)} missing, {len(unexpected)} unknown: {strange})",
         )
-    return module.requires_grad_(False) if device is None else module.to(device).requires_grad_(False)
+    return module.requires_grad_(False)
 
 
 def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

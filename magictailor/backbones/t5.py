@@ -43,14 +43,11 @@ def prompt_ids(tokenizer: Tokenizer, text: str, new_ids: Mapping[str, list[int]]
     return [*words, END] + [PAD] * (length - len(words) - 1)
 
 
-def build_t5_encoder(
-    state: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch.device | None
-) -> T5EncoderModel:
+def build_t5_encoder(state: Mapping[str, Tensor]) -> T5EncoderModel:
     """A T5 v1.1 encoder, frozen.
 
     Args:
         state: transformers' layout; a decoder is left out.
-        dtype, device: None leaves the weights as they are.
 
     Raises:
         InputError: weights are missing; names "clip".
@@ -74,7 +71,7 @@ def build_t5_encoder(
     # the same table under a second name, which files hold or leave out
     state = {**state, "encoder.embed_tokens.weight": state[_TABLE]}
     named = {key: state[key] for key in encoder.state_dict() if key in state}
-    return filled(encoder, named, "clip", dtype, device).eval()
+    return filled(encoder, named, "clip").eval()
 
 
 def t5_dtype(precision: torch.dtype) -> torch.dtype:

@@ -33,7 +33,7 @@ def starting_rows(table: Tensor, pieces: Sequence[Sequence[int]], vectors: int, 
     """First values (N * V, width) of N words of V vectors each.
 
     Args:
-        table: (V, width) of the known pieces.
+        table: (vocabulary, width) of the known pieces.
         pieces: ids of those that each class word is cut into.
         vectors: V; the vectors of a word are its pieces in order, begun again where there are too few.
         mean: they are all the mean of the pieces instead.

@@ -23,6 +23,7 @@ import torch
 
 from ..errors import InputError
 from ..formats.new_file import new_file
+from ..memory import is_out_of_memory
 from ..training import TrainingDiverged
 
 RESTARTS = 3  # of the processes, when one is killed
@@ -92,7 +93,9 @@ def do(work: Work, job: Job, folder: Path, device: str) -> Outcome:
     try:
         with _threads_of(device):
             rows = work(job, own, device)
-    except (InputError, TrainingDiverged, OSError, torch.OutOfMemoryError) as error:
+    except Exception as error:
+        if not isinstance(error, InputError | TrainingDiverged | OSError) and not is_out_of_memory(error):
+            raise
         return Outcome(failure=" ".join(str(error).split()))
     seconds = round(time.monotonic() - started, 3)
     # another process may have done it meanwhile: on a machine that was thought to be lost

@@ -162,14 +162,12 @@ def read_study(path: Path) -> dict[str, Any]:
         strange = sorted(content.keys() - set(known)) if isinstance(content, dict) else [type(content).__name__]
         raise InputError("study", f"{path.name} holds {', '.join(map(str, strange))}; known are {', '.join(known)}")
     root = path.resolve().parent
-    given = content.get("pairs", [])
-    listed = [given] if isinstance(given, str) else given
-    content["pairs"] = [pair for name in listed for pair in _pairs_at(root / name)]
+    content["pairs"] = [pair for path in _paths("pairs", content.get("pairs", []), root) for pair in _pairs_at(path)]
     for name in ("checkpoint", "tokenizer"):
         if name in content:
-            content[name] = root / content[name]
+            (content[name],) = _paths(name, [content[name]], root)
     if "encoders" in content:
-        content["encoders"] = [root / name for name in content["encoders"]]
+        content["encoders"] = _paths("encoders", content["encoders"], root)
     if "drawing" in content:
         content["drawing"] = drawing_of(content["drawing"])
     if isinstance(content.get("settings"), dict):
@@ -203,6 +201,15 @@ def found_pairs(root: Path) -> list[Path]:
     if not found:
         raise InputError("study", f"no folder in {root} is named like a pair, such as tower_a+roof_a")
     return found
+
+
+def _paths(name: str, given: Any, root: Path) -> list[Path]:
+    listed = [given] if isinstance(given, str) else given
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise InputError(
+            "study", f"{name} has to be a path, or where there may be several a list of them, not {given!r}"
+        )
+    return [root / one for one in listed]
 
 
 def _pairs_at(path: Path) -> list[Path]:

@@ -36,15 +36,9 @@ def comparison_sheet(
         tile: height and width of a picture's place.
     """
     down = {name: values for name, values in axes.items() if name != columns}
-    numbered = {tuple(map(str, place.values())): n for n, place in enumerate(combinations(axes))}
-    rows = [
-        [numbered[tuple(str(value if name == columns else line[name]) for name in axes)] for value in axes[columns]]
-        for line in combinations(down)
-    ]
-    labels = [
-        ", ".join(f"{name} {value}" for name, value in line.items() if len(down[name]) > 1)
-        for line in combinations(down)
-    ]
+    places, lines = combinations(axes), combinations(down)
+    rows = [[places.index({**line, columns: value}) for value in axes[columns]] for line in lines]
+    labels = [", ".join(f"{name} {value}" for name, value in line.items() if len(down[name]) > 1) for line in lines]
     return labelled_grid(
         [[pictures[n] for n in row] for row in rows],
         labels,

@@ -16,6 +16,8 @@ from .regions import around, cut_out, is_there
 
 CONCEPT, COMPONENT, BACKGROUND, PROMPT = "concept", "component", "background", "prompt"
 MEASURES = (CONCEPT, COMPONENT, BACKGROUND, PROMPT)
+# the best has both, is on a background of its own, and shows what was asked for
+USUAL_WEIGHTS = {CONCEPT: 1.0, COMPONENT: 1.0, BACKGROUND: -0.5, PROMPT: 0.5}
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from comfy.utils import ProgressBar
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-OUT_OF_MEMORY = model_management.OOM_EXCEPTION
-
 
 def torch_device() -> torch.device:
     """Where the host computes."""

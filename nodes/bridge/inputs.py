@@ -1,5 +1,6 @@
 """Inputs and outputs that several nodes have."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.v0_0_2 import io
@@ -13,6 +14,7 @@ PREVIEW_EVERY = 50
 PREVIEW_PROMPT = "<v0> with <v1>"
 PREVIEW_STEPS = 20
 MOST_ENCODERS = 4
+STRENGTHS = (-10.0, 10.0)
 TAILORINGS = tuple(f"tailoring {number}" for number in range(1, 9))
 
 
@@ -142,35 +144,43 @@ def training_outputs() -> list[io.Output]:
     ]
 
 
+def numbered_inputs(name: str, each: io.Input, names: Sequence[str], tooltip: str, least: int = 1) -> io.Input:
+    """Sockets of one kind, of which the node always shows one more than are connected.
+
+    Args:
+        each: what one of them takes.
+        names: of all that there can be.
+        least: how many are always shown, and needed.
+    """
+    template = io.Autogrow.TemplateNames(each, names=list(names), min=least)
+    return io.Autogrow.Input(name, template=template, tooltip=tooltip)
+
+
 def reference_inputs(optional: bool = False) -> list[io.Input]:
     """What pictures are compared with."""
     return [
         Reference.Input("concept", optional=optional, tooltip="The concept's pictures and masks, as Train takes them."),
-        io.Autogrow.Input(
+        numbered_inputs(
             "components",
-            template=io.Autogrow.TemplateNames(
-                Reference.Input("component", tooltip="A component's pictures and masks, as Train takes them."),
-                names=list(COMPONENTS),
-                min=0,
-            ),
-            tooltip="The components, in the order in which Train had them.",
+            Reference.Input("component", tooltip="A component's pictures and masks, as Train takes them."),
+            COMPONENTS,
+            "The components, in the order in which Train had them.",
+            least=0,
         ),
     ]
 
 
 def encoders_input(least: int = 1) -> io.Input:
     """The networks that say how alike pictures are."""
-    return io.Autogrow.Input(
+    return numbered_inputs(
         "encoders",
-        template=io.Autogrow.TemplateNames(
-            io.ClipVision.Input(
-                "clip_vision", tooltip="From the stock Load CLIP Vision: CLIP ViT-L/14, H or bigG, or DINOv2."
-            ),
-            names=[f"clip_vision {number}" for number in range(1, MOST_ENCODERS + 1)],
-            min=least,
+        io.ClipVision.Input(
+            "clip_vision", tooltip="From the stock Load CLIP Vision: CLIP ViT-L/14, H or bigG, or DINOv2."
         ),
-        tooltip="The networks that say how alike pictures are. Each gives numbers of its own: CLIP sees what it is, "
-        "DINOv2 more of how exactly it looks.",
+        [f"clip_vision {number}" for number in range(1, MOST_ENCODERS + 1)],
+        "The networks that say how alike pictures are. Each gives numbers of its own: CLIP sees what it is, DINOv2 "
+        "more of how exactly it looks.",
+        least,
     )
 
 
@@ -179,8 +189,8 @@ def strength_input(advanced: bool = False) -> io.Float.Input:
     return io.Float.Input(
         "strength",
         default=1.0,
-        min=-10.0,
-        max=10.0,
+        min=STRENGTHS[0],
+        max=STRENGTHS[1],
         step=0.01,
         advanced=advanced,
         tooltip="How strongly the LoRA changes the model; 1 is as trained. The tokens are always used whole.",

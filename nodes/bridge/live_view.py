@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...magictailor.errors import InputError
+from ...magictailor.memory import is_out_of_memory
 from ...magictailor.reference import Reference
 from ...magictailor.report.curves import best_step
 from ...magictailor.report.fonts import missing_note
@@ -120,10 +121,11 @@ class LiveView:
         """A picture; or None and no more samples, for what was learned is worth more than a look at it."""
         try:
             return draw()
-        except host.OUT_OF_MEMORY:
-            self.failed = "there is not enough memory for samples, so none are drawn"
         except Exception as error:  # a VAE, a font or a plot may raise anything
-            self.failed = f"samples or the report could not be drawn ({type(error).__name__}: {error})"
+            if is_out_of_memory(error):
+                self.failed = "there is not enough memory for samples, so none are drawn"
+            else:
+                self.failed = f"samples or the report could not be drawn ({type(error).__name__}: {error})"
         logging.warning("MagicTailor Train: %s.", self.failed, exc_info=True)
         self.every = 0
         host.empty_cache()

@@ -11,6 +11,7 @@ from ...magictailor.backbones import CheckpointWeights, build
 from ...magictailor.backbones.precision import precision_for
 from ...magictailor.config import CONTINUE, TailorConfig
 from ...magictailor.fingerprints import of_checkpoint
+from ...magictailor.memory import is_out_of_memory
 from ...magictailor.reference import Reference
 from ...magictailor.report.sheet import reference_names
 from ...magictailor.runs import Keeper, Plan, Run, Runs, plan_of
@@ -146,14 +147,14 @@ def _trained(
                     run.keep_picture(sample)
     except TrainingDiverged as error:
         raise RuntimeError(f"{node}: {error}. {_left(keeper)}") from error
-    except host.OUT_OF_MEMORY as error:
+    except BaseException as error:
+        if not is_out_of_memory(error):
+            host.show_text(_left(keeper))
+            raise
         raise RuntimeError(
             f"{node}: there was not enough memory for step {training.steps_done + 1}, even with {training.memory}. "
             f"{_left(keeper)} Close what else uses the graphics card, or choose a lower resolution or lora_rank"
         ) from error
-    except BaseException:
-        host.show_text(_left(keeper))
-        raise
     sheet = view.report()
     run.keep_picture(sheet, "" if view.failed else preview.drawn)
     return training.result(), sheet

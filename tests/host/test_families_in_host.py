@@ -126,8 +126,7 @@ def test_clip_skip_is_followed_in_every_text_encoder(host, name, checkpoint, lib
     family = nodes.bridge.backbones.family_of_model(model)
     states = nodes.bridge.backbones.checkpoint_weights(model, clip, vae).text_encoders
     encoders = {
-        d.key: library.backbones.clip.build_text_encoder(states[d.key], d, torch.float32, torch.device("cpu"))
-        for d in family.text_encoders
+        d.key: library.backbones.clip.build_text_encoder(states[d.key], d).float() for d in family.text_encoders
     }
     tokenizer, outputs = getattr(clip.tokenizer, min(ROW_WIDTHS[name])).tokenizer, []
     prompts = library.backbones.stable_diffusion.conditioning.PromptEncoder(encoders, family, tokenizer, ["tower"])
@@ -148,8 +147,8 @@ def test_latents_equal_the_hosts(host, name, checkpoint, library, nodes, taesd):
     scale = nodes.bridge.backbones.family_of_model(model).latent_scale
     for title, autoencoder in (("own", vae), ("taesd", taesd)):
         module = library.backbones.autoencoder.build_autoencoder(
-            nodes.bridge.backbones.baked(autoencoder.patcher), torch.float32, torch.device("cpu")
-        )
+            nodes.bridge.backbones.baked(autoencoder.patcher)
+        ).float()
         with torch.inference_mode():
             theirs = model.model.process_latent_in(autoencoder.encode(image))
         # the host takes the posterior's middle
@@ -211,13 +210,13 @@ def test_diffusers_loads_the_lora_and_gives_the_same_output(name, checkpoint, li
     import comfy.sd
     from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    model, cpu = checkpoint[0], torch.device("cpu")
+    model = checkpoint[0]
     family = nodes.bridge.backbones.family_of_model(model)
 
     def unet_of(patcher):
         state = nodes.bridge.backbones.baked(patcher, nodes.bridge.backbones.NETWORK_PREFIX)
         state = {key.removeprefix(nodes.bridge.backbones.NETWORK_PREFIX): weight for key, weight in state.items()}
-        return library.backbones.stable_diffusion.unet.build_unet(state, family, torch.float32, cpu)
+        return library.backbones.stable_diffusion.unet.build_unet(state, family).float()
 
     parts = {"vae": None, "text_encoder": None, "tokenizer": None, "unet": unet_of(model), "scheduler": DDIMScheduler()}
     if name == "sdxl":
@@ -361,9 +360,7 @@ def test_small_numbers_train_and_sample(host, nodes, base_dir, stored, taesd, re
 
     # what was trained is the host's model, whichever way it is stored
     weights = nodes.bridge.backbones.checkpoint_weights(model, clip, taesd)
-    unet = library.backbones.stable_diffusion.unet.build_unet(
-        weights.network, tailoring.family, torch.float32, torch.device("cpu")
-    )
+    unet = library.backbones.stable_diffusion.unet.build_unet(weights.network, tailoring.family).float()
     generator = torch.Generator().manual_seed(0)
     latents, hidden = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 77, 768, generator=generator)
     with torch.no_grad():

@@ -64,8 +64,8 @@ def test_latents_equal_the_hosts(host, loaded_checkpoint, taesd, weights, autoen
     library = host.pack.magictailor
     vae = taesd if autoencoder == "taesd" else loaded_checkpoint[2]
     module = library.backbones.autoencoder.build_autoencoder(
-        host.pack.nodes.bridge.backbones.baked(vae.patcher), torch.float32, torch.device("cpu")
-    )
+        host.pack.nodes.bridge.backbones.baked(vae.patcher)
+    ).float()
     image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         theirs = loaded_checkpoint[0].model.process_latent_in(vae.encode(image))

@@ -224,9 +224,7 @@ def test_latents_equal_the_hosts(whole, library, bridge, sd3, taesd3):
     family = sd3.SD3_MEDIUM
     image = torch.rand(1, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))
     for title, vae in (("own", comfy.sd.VAE(sd=own.tensors)), ("taesd3", taesd3)):
-        module = autoencoders.build_autoencoder(
-            bridge.baked(vae.patcher), torch.float32, torch.device("cpu"), channels=16
-        )
+        module = autoencoders.build_autoencoder(bridge.baked(vae.patcher), channels=16).float()
         with torch.inference_mode():
             theirs = whole[0].model.process_latent_in(vae.encode(image))
         ours = autoencoders.encode(
@@ -481,17 +479,17 @@ def checkpoints(comfy_root, tmp_path_factory):
 
     tensors = small.sd3_state_dict(small.SD35_MEDIUM, ("clip_l", "t5xxl"), TEXT_LAYERS, autoencoder=32)
     file = save_torch(tensors, tmp_path_factory.mktemp("file") / "sd35.ckpt")
-    folder, form = tmp_path_factory.mktemp("folder"), (torch.float32, torch.device("cpu"))
-    build_transformer(below(tensors, "model.diffusion_model."), *form).save_pretrained(folder / "transformer")
+    folder = tmp_path_factory.mktemp("folder")
+    build_transformer(below(tensors, "model.diffusion_model.")).float().save_pretrained(folder / "transformer")
     clip_l = below(tensors, "text_encoders.clip_l.transformer.") | {"text_projection.weight": torch.eye(768)}
     description = dataclasses.replace(TransformerFamily.text_encoders[0], pooled=True)
-    clip.build_text_encoder(clip_l, description, *form).save_pretrained(folder / "text_encoder")
-    t5.build_t5_encoder(below(tensors, "text_encoders.t5xxl.transformer."), *form).save_pretrained(
+    clip.build_text_encoder(clip_l, description).float().save_pretrained(folder / "text_encoder")
+    t5.build_t5_encoder(below(tensors, "text_encoders.t5xxl.transformer.")).float().save_pretrained(
         folder / "text_encoder_3"
     )
     vae = below(tensors, "first_stage_model.")
-    whole = autoencoder.build_autoencoder(vae, *form, channels=16)
-    whole.decoder = autoencoder.build_decoder(vae, *form).decoder
+    whole = autoencoder.build_autoencoder(vae, channels=16).float()
+    whole.decoder = autoencoder.build_decoder(vae).float().decoder
     whole.save_pretrained(folder / "vae")
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(folder / "scheduler")
     shutil.copytree(comfy_root / "comfy" / "sd1_tokenizer", folder / "tokenizer")

@@ -476,7 +476,7 @@ def test_the_best_two_of_eight_are_kept(opened, run, two_components):
         assert np.array_equal(picture, every[number])
 
 
-def test_every_strength_and_seed_has_its_place_on_the_sheet(opened, run, two_components, base_dir):
+def test_every_strength_and_seed_has_its_place_on_the_sheet(opened, run, server, two_components, base_dir):
     small = {"MagicTailorCompare": {"steps": 2, "tile": 64, "strengths": "0.7, 1"}}
     graph = override(with_toy_town_vision(opened("14_compare_strengths")), small)
     result = run(graph)
@@ -495,3 +495,12 @@ def test_every_strength_and_seed_has_its_place_on_the_sheet(opened, run, two_com
     found = [y for y, x in begins if np.abs(sheet[y : y + 64, x : x + 64] - alone).max() <= 2]
     # strengths go from left to right, seeds from top to bottom
     assert len(found) == 1 and found[0] > sheet.shape[0] / 2
+    # a word that is not learned is told before anything is drawn
+    (compare,) = (key for key, node in graph.items() if node["class_type"] == "MagicTailorCompare")
+    seen = []
+    with pytest.raises(RuntimeError, match="MagicTailor Compare, prompts: holds <v7>"):
+        server.run(
+            override(graph, {"MagicTailorCompare": {"prompts": "<v0>\n<v7>"}}),
+            on_progress=lambda node, *step: seen.append(node),
+        )
+    assert compare not in seen

@@ -158,6 +158,9 @@ def test_a_yaml_file_says_the_same_as_flags(checkpoint, pairs, tmp_path):
         ("settings: {lora_rank: 0}", "lora_rank"),
         ("drawing: {stepps: 3}", "stepps"),
         ("drawing: {steps: 0}", "steps"),
+        ("pairs: [3]", "pairs has to be a path"),
+        ("encoders: 3", "encoders has to be a path"),
+        ("checkpoint: [a, b]", "checkpoint has to be a path"),
     ],
 )
 def test_a_mistake_in_a_study_is_named(text, told, checkpoint, pairs, tmp_path, capsys):

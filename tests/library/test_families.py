@@ -224,13 +224,13 @@ def test_an_encoder_is_built_with_its_projection_only_where_the_family_shows_it(
     encoders, family = two_encoders
     state = encoders["clip_g"].state_dict()
     pooled = family.text_encoders[1]
-    built = build_text_encoder(state, pooled, torch.float32, torch.device("cpu"))
+    built = build_text_encoder(state, pooled)
     assert torch.equal(built.text_projection.weight, encoders["clip_g"].text_projection.weight)
-    plain = build_text_encoder(state, dataclasses.replace(pooled, pooled=False), torch.float32, torch.device("cpu"))
+    plain = build_text_encoder(state, dataclasses.replace(pooled, pooled=False))
     assert not hasattr(plain, "text_projection")
     del state["text_projection.weight"]
     with pytest.raises(InputError, match="^clip: .*missing text_projection.weight"):
-        build_text_encoder(state, pooled, torch.float32, torch.device("cpu"))
+        build_text_encoder(state, pooled)
 
 
 def test_every_picture_is_shown_with_its_pooled_prompt_and_sizes(two_encoders, config, references):

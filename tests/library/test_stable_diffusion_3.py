@@ -98,7 +98,7 @@ def tiny_autoencoder():
 def tiny_model(config=None, keys=ALL, words=("tower", "roof"), sizes=SIZES):
     return assemble(
         family=TINY,
-        transformer=build_transformer(tiny_state(sizes), torch.float32, CPU),
+        transformer=build_transformer(tiny_state(sizes)),
         encoders=tiny_encoders(keys),
         autoencoder=tiny_autoencoder(),
         schedule=RectifiedFlow(),
@@ -250,7 +250,7 @@ def test_the_column_is_the_words_among_the_text_keys():
 def test_the_middle_half_of_the_blocks_is_watched():
     assert [list(watched_blocks(count)) for count in (2, 3, 4)] == [[1], [1, 2], [1, 2]]
     assert (watched_blocks(24), watched_blocks(38)) == (range(6, 18), range(10, 29))
-    transformer = build_transformer(tiny_state(dataclasses.replace(SIZES, depth=4, dual=2)), torch.float32, CPU)
+    transformer = build_transformer(tiny_state(dataclasses.replace(SIZES, depth=4, dual=2)))
     capture = joint.watch_attention(transformer)
     watched = [n for n, m in transformer.named_modules() if getattr(getattr(m, "processor", None), "capture", None)]
     assert watched == ["transformer_blocks.1.attn", "transformer_blocks.2.attn"]
@@ -260,7 +260,7 @@ def test_the_middle_half_of_the_blocks_is_watched():
 @pytest.mark.parametrize("sizes", [SIZES, dataclasses.replace(SIZES, normalised=False, dual=0)])
 def test_watching_changes_nothing_and_agrees_with_diffusers(sizes):
     model = tiny_model(sizes=sizes)
-    plain = build_transformer(tiny_state(sizes), torch.float32, CPU)
+    plain = build_transformer(tiny_state(sizes))
     prompts = model.reference_prompts()
     with torch.no_grad():
         watched = model.predict(latents(), TIMES, prompts, sizes=torch.zeros(2, 6), watch=model.token_columns())
@@ -289,7 +289,7 @@ def test_pictures_that_share_a_prompt_are_told_the_same():
 )
 def test_weights_are_renamed_as_diffusers_does_and_shared(sizes):
     state = tiny_state(sizes)
-    transformer = build_transformer(state, torch.float32, CPU)
+    transformer = build_transformer(state)
     expected = convert_sd3_transformer_checkpoint_to_diffusers(dict(state))
     found = transformer.state_dict()
     assert found.keys() == expected.keys()
@@ -318,7 +318,7 @@ def test_the_models_are_told_apart_and_others_refused():
             transformer_config({key: tensor for key, tensor in state.items() if key != lacking})
     with pytest.raises(InputError, match=r"^model: .*1 missing, 1 unknown.*odd"):
         odd = {**state, "joint_blocks.0.x_block.odd.weight": torch.zeros(1)}
-        build_transformer({k: t for k, t in odd.items() if k != "x_embedder.proj.bias"}, torch.float32, CPU)
+        build_transformer({k: t for k, t in odd.items() if k != "x_embedder.proj.bias"})
 
 
 def test_text_encoders_may_be_missing_but_not_others_be_there():
@@ -392,12 +392,12 @@ def test_half_precision_of_t5_is_bfloat16():
 def test_t5_is_read_off_its_weights():
     encoder = tiny_encoders(("t5xxl",))["t5xxl"]
     state = {key: t for key, t in encoder.state_dict().items() if key != "encoder.embed_tokens.weight"}
-    built = build_t5_encoder(state | {"decoder.block.0.x": torch.zeros(1)}, torch.float32, CPU)
+    built = build_t5_encoder(state | {"decoder.block.0.x": torch.zeros(1)})
     ids = torch.tensor([[5, 9, 1, 0, 0]])
     with torch.no_grad():
         assert torch.equal(built(ids).last_hidden_state, encoder(ids).last_hidden_state)
     with pytest.raises(InputError, match="^clip: has no T5 text encoder"):
-        build_t5_encoder({"shared.weight": torch.zeros(3, 3)}, torch.float32, CPU)
+        build_t5_encoder({"shared.weight": torch.zeros(3, 3)})
 
 
 # --- training
@@ -552,7 +552,7 @@ def test_losses_and_gradients_agree_with_a_step_written_plainly(config):
 
 
 def test_the_lora_is_on_both_streams_and_on_nothing_without_effect():
-    transformer = build_transformer(tiny_state(), torch.float32, CPU)
+    transformer = build_transformer(tiny_state())
     image, text = ["to_q", "to_k", "to_v", "to_out.0"], ["add_k_proj", "add_v_proj", "add_q_proj", "to_add_out"]
     first = [f"attn.{name}" for name in image + text] + [f"attn2.{name}" for name in image]
     last = [f"attn.{name}" for name in (*image, "add_k_proj", "add_v_proj")]

@@ -159,18 +159,16 @@ def build_model(
     """See `Family.build`."""
     family.require_encoders(set(weights.text_encoders))
     attention = text_attention(device)
-    encoders = {
-        d.key: build_text_encoder(weights.text_encoders[d.key], d, None, None, attention) for d in family.text_encoders
-    }
+    encoders = {d.key: build_text_encoder(weights.text_encoders[d.key], d, attention) for d in family.text_encoders}
     width = sum(encoder.config.hidden_size for encoder in encoders.values())
     if width != family.cross_attention_width:
         raise InputError("clip", f"its prompts are {width} wide and the model reads {family.cross_attention_width}")
     assert isinstance(weights.schedule, NoiseSchedule)
     return assemble(
         family=family,
-        unet=build_unet(weights.network, family, None, None),
+        unet=build_unet(weights.network, family),
         encoders=encoders,
-        autoencoder=build_autoencoder(weights.autoencoder, None, None),
+        autoencoder=build_autoencoder(weights.autoencoder),
         schedule=weights.schedule,
         tokenizer=next(iter(weights.tokenizers.values())),
         class_words=class_words,

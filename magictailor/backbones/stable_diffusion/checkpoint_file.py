@@ -47,7 +47,7 @@ class SingleFileCheckpoint:
         return build(self.weights, class_words, config, device)
 
     def decoder(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        autoencoder = build_decoder(self.weights.autoencoder, torch.float32, device)
+        autoencoder = build_decoder(self.weights.autoencoder).to(device, torch.float32)
         return lambda latents: decode(autoencoder, latents)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
@@ -17,15 +16,12 @@ from .unet_shape import unet_config
 LDM_UNET_PREFIX = "model.diffusion_model."
 
 
-def build_unet(
-    state: Mapping[str, Tensor], family: UNetFamily, dtype: torch.dtype | None, device: torch.device | None
-) -> UNet2DConditionModel:
+def build_unet(state: Mapping[str, Tensor], family: UNetFamily) -> UNet2DConditionModel:
     """The U-Net of a checkpoint, frozen.
 
     Args:
         state: in the layout of CompVis' latent-diffusion, keys from "input_blocks.0.0.weight".
         family: gives what the shapes do not tell.
-        dtype, device: None leaves the weights as they are.
 
     Raises:
         InputError: weights are missing or left over.
@@ -34,4 +30,4 @@ def build_unet(
     converted = convert_ldm_unet_checkpoint({LDM_UNET_PREFIX + key: value for key, value in state.items()}, config)
     with init_empty_weights():
         unet = UNet2DConditionModel(**config)
-    return filled(unet, converted, "model", dtype, device)
+    return filled(unet, converted, "model")

@@ -160,9 +160,9 @@ def build_model(
     family.require_encoders(set(weights.text_encoders))
     return assemble(
         family=family,
-        transformer=build_transformer(weights.network, None, None),
+        transformer=build_transformer(weights.network),
         encoders=_build_encoders(family, weights.text_encoders, text_attention(device)),
-        autoencoder=build_autoencoder(weights.autoencoder, None, None, channels=family.latent_channels),
+        autoencoder=build_autoencoder(weights.autoencoder, channels=family.latent_channels),
         schedule=weights.schedule,
         tokenizers=weights.tokenizers,
         class_words=class_words,
@@ -180,13 +180,13 @@ def _build_encoders(
     encoders: dict[str, TextEncoder | T5EncoderModel] = {}
     for description, width in zip(family.text_encoders, family.clip_widths, strict=True):
         if description.key in states:
-            encoder = build_text_encoder(states[description.key], description, None, None, attention)
+            encoder = build_text_encoder(states[description.key], description, attention)
             if encoder.config.hidden_size != width:
                 found = f"its {description.key} is {encoder.config.hidden_size} wide"
                 raise InputError("clip", f"{found} and {family.title} reads {width}")
             encoders[description.key] = encoder
     if T5 in states:
-        encoder = build_t5_encoder(states[T5], None, None)
+        encoder = build_t5_encoder(states[T5])
         if encoder.config.d_model != family.prompt_width:
             found = f"its {T5} is {encoder.config.d_model} wide"
             raise InputError("clip", f"{found} and {family.title} reads {family.prompt_width}")

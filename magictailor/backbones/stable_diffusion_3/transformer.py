@@ -48,14 +48,11 @@ _JOINED = {
 }
 
 
-def build_transformer(
-    state: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch.device | None
-) -> SD3Transformer2DModel:
+def build_transformer(state: Mapping[str, Tensor]) -> SD3Transformer2DModel:
     """The transformer of a checkpoint, frozen.
 
     Args:
         state: in the layout of Stability AI's reference implementation, keys from "joint_blocks.0...".
-        dtype, device: None leaves the weights as they are.
 
     Raises:
         InputError: weights are missing or left over; names "model".
@@ -64,7 +61,7 @@ def build_transformer(
     # on no device, for the table of positions alone would be as large as the weights
     with torch.device("meta"):
         transformer = SD3Transformer2DModel(**config)
-    return filled(transformer, dict(renamed(state, config["num_layers"])), "model", dtype, device)
+    return filled(transformer, dict(renamed(state, config["num_layers"])), "model")
 
 
 def renamed(state: Mapping[str, Tensor], blocks: int) -> Iterator[tuple[str, Tensor]]:
