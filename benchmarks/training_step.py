@@ -2,7 +2,7 @@
 
     python -m benchmarks.training_step                      the small SD 1.x of the tests, on the CPU
     python -m benchmarks.training_step --shape sd15         full size, on a GPU if there is one
-    python -m benchmarks.training_step --shape sdxl --modes low-memory --limit-gib 16
+    python -m benchmarks.training_step --shape sdxl --modes balanced --limit-gib 16
 
 It first checks, in 32 bits, that both give the same losses and the same gradients of the LoRA. A mode that runs out of
 the card's memory, or of the part of it that --limit-gib leaves, is reported as not fitting. All rows of a GPU at once:

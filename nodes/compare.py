@@ -7,7 +7,6 @@ from nodes import common_ksampler
 
 from ..magictailor.errors import InputError
 from ..magictailor.formats.csv_table import as_csv
-from ..magictailor.report.comparison import combinations
 from ..magictailor.scores.table import USUAL_WEIGHTS, scored
 from ..magictailor.tokens import require_tokens
 from .bridge import host
@@ -100,7 +99,7 @@ class MagicTailorCompare(io.ComfyNode):
         steps, cfg, sampler_name, scheduler, concept=None, components=None, encoders=None,
     ):  # fmt: skip
         with needed_packages(NAME), artist_errors(NAME, SAME_CHECKPOINT):
-            from ..magictailor.report.comparison import comparison_sheet
+            from ..magictailor.report.comparison import combinations, comparison_sheet
 
             given = {name: tailoring for name, tailoring in tailorings.items() if tailoring is not None}
             axes = {

@@ -22,15 +22,15 @@ NEEDED_BY = {
     "accelerate": TRAIN,
     "diffusers": TRAIN,
     "groundingdino": {"MagicTailorGroundedSAMLoader"},
-    "matplotlib": TRAIN | {"MagicTailorAttentionMaps"},
+    "matplotlib": TRAIN | {"MagicTailorAttentionMaps", "MagicTailorCompare"},
     "peft": TRAIN,
     "segment_anything": {"MagicTailorGroundedSAMLoader"},
     "timm": {"MagicTailorGroundedSAMLoader"},
     "xformers": TRAIN,  # when it is there, diffusers imports it
 }
 ITS_OWN = [package for package in NEEDED_BY if package != "xformers"]
-# the nodes that learn or look inside a model; all others work without any of these packages
-HEAVY = TRAIN | {"MagicTailorAttentionMaps", "MagicTailorGroundedSAMLoader"}
+# the nodes that learn, look inside a model or write beside pictures; all others work without any of these packages
+HEAVY = TRAIN | {"MagicTailorAttentionMaps", "MagicTailorCompare", "MagicTailorGroundedSAMLoader"}
 FAULTS = {
     "missing": "which is not installed",
     "broken": r"breaks on import \(OSError: libmissing.so: cannot open shared object file\)",
