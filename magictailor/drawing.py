@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .formats.drawn_picture import infotext, write_picture
-from .sampling import sample, seeded_noise
+from .sampling import require_numbers, sample, seeded_noise
 
 
 def draw(
@@ -41,6 +41,7 @@ def draw(
 
     Raises:
         FileExistsError: the file is there already; it is left as it is.
+        InputError: the picture would be black, see `require_numbers`.
     """
     width, height = size
     latents = sample(
@@ -53,6 +54,7 @@ def draw(
         after_step=after_step,
     )
     (picture,) = decode(model.unscaled(latents))
+    require_numbers(picture, latents)
     settings = {
         "Steps": steps,
         "Sampler": "DDIM",

@@ -85,6 +85,23 @@ def whole_picture(model: Backbone, latents: Tensor, count: int) -> Tensor:
     return torch.tensor([[height, width, 0.0, 0.0, height, width]], device=model.device).repeat(count, 1)
 
 
+def require_numbers(picture: Tensor, latents: Tensor) -> None:
+    """Refuse a picture that would be seen as black.
+
+    Args:
+        picture: of any shape.
+        latents: it was decoded from.
+
+    Raises:
+        InputError: it holds NaN or infinite values; names "vae", or "model" if the latents do already.
+    """
+    if not torch.isfinite(picture).all():
+        made_by_vae = bool(torch.isfinite(latents).all())
+        raise InputError(
+            "vae" if made_by_vae else "model", "what it computes is not finite, and would be seen as a black picture"
+        )
+
+
 def latent_pixels(model: Backbone) -> int:
     """Pixels that one latent stands for, along a side."""
     resolution = model.family.resolution
@@ -137,5 +154,11 @@ class Sketcher:
 
     @torch.no_grad()
     def picture(self, latents: Tensor) -> Tensor:
-        """(3, H, W) in [0, 1] on the CPU."""
-        return self.decode(self.model.unscaled(latents))[0].float().cpu().clamp(0.0, 1.0)
+        """(3, H, W) in [0, 1] on the CPU.
+
+        Raises:
+            InputError: see `require_numbers`.
+        """
+        picture = self.decode(self.model.unscaled(latents))[0].float().cpu()
+        require_numbers(picture, latents)
+        return picture.clamp(0.0, 1.0)

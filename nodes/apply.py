@@ -2,10 +2,11 @@
 
 from comfy_api.v0_0_2 import io
 
+from .bridge import host
 from .bridge.errors import SAME_CHECKPOINT, artist_errors
 from .bridge.inputs import strength_input
 from .bridge.socket_types import CATEGORY, Tailoring
-from .bridge.tailored_model import applied
+from .bridge.tailored_model import applied, on_it_before
 
 NAME = "Apply Tailoring"
 
@@ -34,4 +35,8 @@ class MagicTailorApply(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, tailoring, strength):
         with artist_errors(NAME, SAME_CHECKPOINT):
-            return io.NodeOutput(*applied(model, clip, tailoring, strength))
+            tailored = applied(model, clip, tailoring, strength)
+        twice = on_it_before(model, tailoring)
+        if twice:
+            host.show_text(twice)
+        return io.NodeOutput(*tailored)

@@ -80,6 +80,7 @@ class MagicTailorAttentionMaps(io.ComfyNode):
             from ..magictailor.report.heatmaps import captioned, heat_map, require_positions
             from .bridge.attention import attention, positions
 
+            pictures = image_to_library(image, "image")
             model, clip = applied(model, clip, tailoring, strength)
             for name, text in (("prompt", prompt), ("words", words)):
                 require_tokens(text, known_tokens(clip), name)
@@ -90,10 +91,10 @@ class MagicTailorAttentionMaps(io.ComfyNode):
                 raise InputError("prompt", "holds no token of the tailoring; write <v0> or <v1>, or give other words")
             show_missing("".join(captions.values()))
             columns = [require_positions(positions(clip, prompt, word), word) for word in captions]
-            maps = attention(model, clip, vae.encode(image), prompt, columns, noise_level, seed)
+            maps = attention(model, clip, vae.encode(image_from_library(pictures)), prompt, columns, noise_level, seed)
         shown = [
             captioned(heat_map(picture, shares), f"{caption}, peak {shares.max():.2g}")
-            for picture, of_picture in zip(image_to_library(image), maps, strict=True)
+            for picture, of_picture in zip(pictures, maps, strict=True)
             for caption, shares in zip(captions.values(), of_picture, strict=True)
         ]
         return io.NodeOutput(image_from_library(torch.stack(shown)))

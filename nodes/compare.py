@@ -1,5 +1,7 @@
 """Draw the same with several strengths, seeds, prompts and tailorings, side by side."""
 
+from math import isnan
+
 import torch
 from comfy_api.v0_0_2 import io
 
@@ -175,5 +177,7 @@ def scorer(concept, components, encoders):
 
 def caption(found, is_best: bool) -> str:
     """Scores below a picture: `best: CLIP house 0.81, CLIP roof 0.74`."""
+    if any(map(isnan, found.values())):
+        return "not finite, so black"
     text = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
     return f"best: {text}" if is_best else text

@@ -85,7 +85,8 @@ class MagicTailorGroundedSAM(io.ComfyNode):
     def execute(
         cls, grounded_sam, images, find, exclude, box_threshold, text_threshold, nms_threshold, when_nothing_found
     ):
-        pictures = images_to_library(images)
+        with artist_errors(NAME):
+            pictures = images_to_library(images)
         bar = host.progress_bar(len(pictures))
 
         def on_image(done: int) -> None:

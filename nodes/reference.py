@@ -3,10 +3,12 @@
 import torch
 from comfy_api.v0_0_2 import io
 
+from ..magictailor.doubts import doubts
 from ..magictailor.masks.overlay import overlay
 from ..magictailor.pictures import prepare
 from ..magictailor.reference import Reference as LibraryReference
 from ..magictailor.reference import fitted
+from .bridge import host
 from .bridge.convert import image_from_library, images_with_alpha, masks_to_library
 from .bridge.errors import artist_errors
 from .bridge.socket_types import CATEGORY, Reference
@@ -70,6 +72,9 @@ class MagicTailorReference(io.ComfyNode):
                 with artist_errors(NAME, UNPAINTED):
                     painted = [fitted(m, p.shape[1:]) for m, p in zip(painted, pictures, strict=True)]
             reference = LibraryReference(class_word[0], tuple(pictures), tuple(painted))
+            doubted = doubts([reference])
+            if doubted:
+                host.show_text("\n".join(doubted))
             cropped, small_masks = prepare(reference, OVERLAY_SIDE)
             shown = torch.stack([overlay(i, m[0]) for i, m in zip(cropped, small_masks, strict=True)])
         return io.NodeOutput(reference, image_from_library(shown))

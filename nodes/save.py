@@ -65,9 +65,9 @@ class MagicTailorSave(io.ComfyNode):
 
     @classmethod
     def execute(cls, tailoring, name, thumbnail=None):
-        shown = None if thumbnail is None else image_to_library(thumbnail[:1])[0]
         loras, embeddings = (writable_folder(kind) for kind in ("loras", "embeddings"))
         with artist_errors(NAME, {"thumbnail": "connect another one or none"}):
+            shown = None if thumbnail is None else image_to_library(thumbnail[:1], "thumbnail")[0]
             try:
                 saved = save_with_embeddings(tailoring, name, loras, embeddings, shown)
             except OSError as error:

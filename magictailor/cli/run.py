@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..backbones import Checkpoint, open_checkpoint
 from ..backbones.precision import precision_for
 from ..config import TailorConfig
+from ..doubts import doubts
 from ..drawing import draw
 from ..errors import InputError
 from ..fingerprints import of_checkpoint_files
@@ -81,6 +82,8 @@ def _trained(
 ) -> TrainingResult:
     model = _opened(arguments).model(plan.class_words, config, device)
     training = Training(model, references, config)
+    for note in doubts(references, training.resolution):
+        tqdm.write(f"note: {note}", file=sys.stderr)
     tqdm.write(str(training.memory))
     memory = training.memory
     run.restore(training)

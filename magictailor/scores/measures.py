@@ -50,10 +50,10 @@ def spread(references: Tensor) -> float | None:
 
 
 def standardised(values: Tensor) -> Tensor:
-    """Values (B,) with a mean of 0 and a deviation of 1; zeros where all are alike."""
-    centred = values - values.mean()
-    deviation = centred.square().mean().sqrt()
-    return torch.zeros_like(values) if deviation < 1e-9 else centred / deviation
+    """Values (B,) with a mean of 0 and a deviation of 1; zeros where all are alike. NaN is left out and stays NaN."""
+    centred = values - values.nanmean()
+    deviation = centred.square().nanmean().sqrt()
+    return centred * 0.0 if deviation < 1e-9 else centred / deviation
 
 
 def merit(columns: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan, nan
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ class Column:
     Attributes:
         title: "CLIP house".
         measure: one of `MEASURES`.
-        values: of each picture, cosines.
+        values: of each picture, cosines; NaN of one that shows nothing, see `scored`.
         among: of the references among themselves; None where there is nothing to compare.
     """
 
@@ -55,7 +56,7 @@ class ScoreTable:
         return ScoreTable(tuple(replace(c, values=tuple(c.values[n] for n in chosen)) for c in self.columns))
 
     def best(self, count: int, weights: Mapping[str, float]) -> list[int]:
-        """Numbers of the best pictures, the best first.
+        """Numbers of the best pictures, the best first; those that show nothing come last.
 
         Args:
             count: at most so many.
@@ -64,7 +65,8 @@ class ScoreTable:
         found = {c.title: torch.tensor(c.values) for c in self.columns}
         shared = {m: sum(c.measure == m for c in self.columns) for m in MEASURES}
         each = {c.title: weights.get(c.measure, 0.0) / shared[c.measure] for c in self.columns}
-        return torch.sort(merit(found, each), descending=True, stable=True).indices[:count].tolist()
+        ranked = merit(found, each).nan_to_num(nan=-torch.inf)
+        return torch.sort(ranked, descending=True, stable=True).indices[:count].tolist()
 
     def rows(self) -> list[dict[str, float]]:
         """A row for each picture."""
@@ -79,7 +81,8 @@ class ScoreTable:
     @property
     def text(self) -> str:
         """A table for people: a line for each picture, their mean, and the references among themselves."""
-        means = [sum(c.values) / len(self) for c in self.columns]
+        means = [float(torch.tensor(c.values).nanmean()) for c in self.columns]
+        empty = [str(n + 1) for n, value in enumerate(self.columns[0].values) if isnan(value)]
         lines = [
             ["picture", *(c.title for c in self.columns)],
             *([str(n + 1), *(f"{c.values[n]:.3f}" for c in self.columns)] for n in range(len(self))),
@@ -87,9 +90,11 @@ class ScoreTable:
             ["references among themselves", *("" if c.among is None else f"{c.among:.3f}" for c in self.columns)],
         ]
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-        return "\n".join(
+        told = [f"picture {', '.join(empty)}: not finite, seen as black, so not scored"] if empty else []
+        table = [
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
-        )
+        ]
+        return "\n".join([*table, *told])
 
     @property
     def among(self) -> dict[str, float]:
@@ -108,7 +113,8 @@ def scored(
     """Score pictures against what was learned.
 
     Args:
-        pictures: (3, H, W) in [0, 1].
+        pictures: (3, H, W) in [0, 1]; one that holds NaN or infinite values, which screens show as black, costs the
+            others nothing: its scores are NaN.
         references: the concept first.
         encoders: each gives columns of its own.
         masks: of each reference, in their order, one (H, W) for each picture, where the thing is on it; without, or
@@ -128,6 +134,8 @@ def scored(
             raise InputError("masks", f"there are {len(of_one)} masks for {len(pictures)} pictures")
     if prompts and len(prompts) != len(pictures):
         raise InputError("prompt", f"there are {len(prompts)} prompts for {len(pictures)} pictures")
+    drawn = [bool(torch.isfinite(picture).all()) for picture in pictures]
+    pictures = [p if there else torch.zeros_like(p) for p, there in zip(pictures, drawn, strict=True)]
     regions = [
         None if some is None else [fitted(m, p.shape[1:]) for m, p in zip(some, pictures, strict=True)]
         for some in masks
@@ -155,7 +163,7 @@ def scored(
         if prompts and isinstance(encoder, ReadsText):
             values = _plain(agreement(encoder.pictures(pictures), encoder.texts(prompts)))
             columns.append(Column(f"{name} prompt", PROMPT, values))
-    return ScoreTable(tuple(columns))
+    return ScoreTable(tuple(_of_drawn(column, drawn) for column in columns))
 
 
 def told_apart(names: Sequence[str]) -> list[str]:
@@ -180,6 +188,10 @@ def _of_region(
 
 def _behind(picture: Tensor, masks: Sequence[Tensor], encoder: Encoder) -> Tensor:
     return around(picture, torch.stack(list(masks)).amax(dim=0), encoder.colour) if masks else picture
+
+
+def _of_drawn(column: Column, drawn: Sequence[bool]) -> Column:
+    return replace(column, values=tuple(v if there else nan for v, there in zip(column.values, drawn, strict=True)))
 
 
 def _plain(values: Tensor) -> tuple[float, ...]:

@@ -64,8 +64,8 @@ def baked(patcher: ModelPatcher, prefix: str | None = None) -> dict[str, Tensor]
     return weights
 
 
-def unseen_patches(model: ModelPatcher) -> list[str]:
-    """What acts on a MODEL while the host samples, and is neither weights nor noise levels: training cannot see it.
+def unseen_patches(model: ModelPatcher, clip: CLIP) -> list[str]:
+    """What acts on MODEL and CLIP while the host samples, and is neither weights nor noise levels: unseen by training.
 
     Returns:
         the nodes that put it there, by the names of their classes or functions, sorted.
@@ -77,7 +77,15 @@ def unseen_patches(model: ModelPatcher) -> list[str]:
     acting += [options["model_function_wrapper"]] if "model_function_wrapper" in options else []
     wrappers = model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {})
     acting += [function for functions in wrappers.values() for function in functions]
-    return sorted({_origin(function) for function in acting} | set(model.injections))
+    hooked = clip.patcher.forced_hooks is not None or clip.apply_hooks_to_conds is not None
+    hooks = {"Set CLIP Hooks"} if hooked else set()
+    return sorted({_origin(function) for function in acting} | hooks | {*model.injections, *clip.patcher.injections})
+
+
+def foreign_autoencoder(vae: VAE, family: Family) -> bool:
+    """Whether a VAE says that it was made for another family: only TAESD does."""
+    scale = vae.patcher.model_state_dict().get("vae_scale")
+    return scale is not None and scale != 1.0 and abs(float(scale) - family.latent_scale) > 1e-4
 
 
 def _origin(function) -> str:

@@ -18,6 +18,7 @@ from ...magictailor.training import StepReport, Training
 from . import host
 
 LARGEST_SIDE = 1040  # of the picture on the node, in pixels
+NOT_FINITE = {"vae": "; start ComfyUI with --fp32-vae, or take another VAE"}
 
 
 class LiveView:
@@ -124,6 +125,8 @@ class LiveView:
         except Exception as error:  # a VAE, a font or a plot may raise anything
             if is_out_of_memory(error):
                 self.failed = "there is not enough memory for samples, so none are drawn"
+            elif isinstance(error, InputError):
+                self.failed = f"no more samples are drawn: {error}{NOT_FINITE.get(error.field, '')}"
             else:
                 self.failed = f"samples or the report could not be drawn ({type(error).__name__}: {error})"
         logging.warning("MagicTailor Train: %s.", self.failed, exc_info=True)

@@ -1,5 +1,6 @@
 """A tailoring put on a checkpoint."""
 
+import torch
 from comfy.sd import load_lora_for_models
 
 from ...magictailor.formats.other_trainers import TEXT_LORA
@@ -25,3 +26,34 @@ def applied(model, clip, tailoring: Tailoring, strength: float):
         model, clip if of_text else None, dict(tailoring.lora), strength, strength if of_text else 0.0
     )
     return model, with_lora or clip
+
+
+def on_it_before(model, tailoring: Tailoring) -> str:
+    """What to say of a MODEL on which the LoRA of a tailoring is already; "" for nothing."""
+    strengths = [strength for strength in _strengths_of(model, tailoring) if strength]
+    if not strengths:
+        return ""
+    return (
+        f"This MODEL has this tailoring's LoRA already, at strength {sum(strengths):g}, and now once more. "
+        "Connect the checkpoint's own MODEL if that is not meant"
+    )
+
+
+def _strengths_of(model, tailoring: Tailoring) -> list[float]:
+    """How strongly a MODEL has one layer of a tailoring's LoRA, once for every time it was put on."""
+    layout, lora = tailoring.family.lora_layout, tailoring.lora
+    stems = (key.removesuffix(layout.up) for key in lora if key.startswith(layout.prefix) and key.endswith(layout.up))
+    stem = min(stems, default=None)
+    if stem is None:
+        return []
+    learned = [lora[stem + layout.up], lora[stem + layout.down]]
+    patches = [patch for of_weight in model.patches.values() for patch in of_weight]
+    return [patch[0] for patch in patches if _is_made_of(getattr(patch[1], "weights", ()), learned)]
+
+
+def _is_made_of(weights, learned: list[torch.Tensor]) -> bool:
+    """Whether the first two matrices of a patch, up and down, are these."""
+    return len(weights) > 1 and all(
+        one is other or (one.shape == other.shape and torch.equal(one.to(other), other))
+        for one, other in zip(weights[:2], learned, strict=True)
+    )

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from comfy_api.v0_0_2 import io
 from PIL import Image
 
-from ...magictailor.backbones import CheckpointWeights, build
+from ...magictailor.backbones import CheckpointWeights, Family, build
 from ...magictailor.backbones.precision import precision_for
 from ...magictailor.config import CONTINUE, TailorConfig
+from ...magictailor.doubts import doubts
 from ...magictailor.fingerprints import of_checkpoint
 from ...magictailor.memory import is_out_of_memory
 from ...magictailor.reference import Reference
@@ -18,7 +19,7 @@ from ...magictailor.runs import Keeper, Plan, Run, Runs, plan_of
 from ...magictailor.sampling import Sketcher
 from ...magictailor.training import Training, TrainingDiverged, TrainingResult
 from . import host, leaving
-from .backbones import checkpoint_weights, unseen_patches
+from .backbones import checkpoint_weights, family_of_model, foreign_autoencoder, unseen_patches
 from .convert import image_from_pil, image_to_library
 from .encoders import judge_of
 from .live_view import LiveView
@@ -75,7 +76,10 @@ def trained(
             where what was learned before is.
     """
     require_masks(references)
-    note = "\n".join(filter(None, (learned(references), left_out(model), preview.note)))
+    family = family_of_model(model)
+    doubted = doubts(references, config.resolution or family.resolution)
+    said = (learned(references), left_out(model, clip), wrong_vae(vae, family), *doubted, preview.note)
+    note = "\n".join(filter(None, said))
     host.show_text(note)
     host.free_memory()
     with host.outside_inference_mode():
@@ -97,10 +101,17 @@ def learned(references: Sequence[Reference]) -> str:
     return f"{count} component{'' if count == 1 else 's'}: {', '.join(reference_names(references))}"
 
 
-def left_out(model) -> str:
+def left_out(model, clip) -> str:
     """What somebody may take to be learned with, and is not; "" for nothing."""
-    names = ", ".join(unseen_patches(model))
-    return f"What {names} put on this MODEL acts while sampling only: training does not see it" if names else ""
+    names = ", ".join(unseen_patches(model, clip))
+    return f"What {names} put on this MODEL or CLIP acts while sampling only: training does not see it" if names else ""
+
+
+def wrong_vae(vae, family: Family) -> str:
+    """What to say of a VAE of another family; "" for nothing."""
+    if not foreign_autoencoder(vae, family):
+        return ""
+    return f"This VAE was made for another family than {family.title}: colours and shapes are learned wrong with it"
 
 
 def _from_disk(run: Run, plan: Plan, preview: Preview, note: str) -> tuple[TrainingResult, Image.Image] | None:
