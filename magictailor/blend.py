@@ -52,7 +52,9 @@ def blended(tailorings: Sequence[Tailoring], strengths: Sequence[float], rank: i
         lora |= {stem + layout.up: up, stem + layout.down: down}
         if layout.alpha:
             lora[stem + layout.alpha] = torch.tensor(float(rank))
-    return Tailoring(first.family_name, lora, tokens, None, None), kept / whole if whole else 1.0
+    layers = {tailoring.text_layer for tailoring in tailorings}
+    layer = layers.pop() if len(layers) == 1 else None
+    return Tailoring(first.family_name, lora, tokens, None, None, layer), kept / whole if whole else 1.0
 
 
 def added(layers: Sequence[tuple[Tensor, Tensor]], rank: int) -> tuple[Tensor, Tensor, float, float]:

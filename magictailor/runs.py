@@ -190,6 +190,7 @@ class Run:
                 record.class_words,
                 record.config,
                 record.steps_done,
+                record.text_layer,
             )
         except (KeyError, IndexError) as error:
             raise InputError("run", f"{self.name}/{path.name} is damaged ({error})") from error
@@ -370,8 +371,9 @@ class Keeper:
     def _write(self) -> None:
         started, step = time.monotonic(), self.training.steps_done
         old = _matching(self.run.folder, STATE)
+        model = self.training.model
         record = RunRecord(
-            self.training.model.family.name, self.plan.class_words, self.plan.config, self.plan.identity, step
+            model.family.name, self.plan.class_words, self.plan.config, self.plan.identity, step, model.text_layer
         )
         paths = (self.run.folder / f"{name}.safetensors" for name in free_names(f"state_{step:06}"))
         write_state(next(path for path in paths if path not in old), record, self.training.state())

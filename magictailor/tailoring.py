@@ -40,6 +40,8 @@ class Tailoring:
         tokens: the concept's first.
         config: it was trained with; None if another program trained it and did not say.
         steps_done: fewer than config.total_steps if training was stopped; None without a config.
+        text_layer: hidden layer of the text encoders it was learned with ("clip skip"), counted from the end; None: it
+            is not known, or its family's, which differ.
     """
 
     family_name: str
@@ -47,6 +49,7 @@ class Tailoring:
     tokens: tuple[Token, ...]
     config: TailorConfig | None
     steps_done: int | None
+    text_layer: int | None = None
 
     @property
     def family(self) -> Family:
@@ -119,7 +122,9 @@ def composed(names: Sequence[str]) -> str:
 
 def tailoring_of(model: Backbone, class_words: Sequence[str], config: TailorConfig, steps_done: int) -> Tailoring:
     """Copy what was trained out of a model."""
-    return tailoring_from(model.family, model.lora(), model.token_rows(), class_words, config, steps_done)
+    return tailoring_from(
+        model.family, model.lora(), model.token_rows(), class_words, config, steps_done, model.text_layer
+    )
 
 
 def tailoring_from(
@@ -129,19 +134,22 @@ def tailoring_from(
     class_words: Sequence[str],
     config: TailorConfig,
     steps_done: int,
+    text_layer: int | None = None,
 ) -> Tailoring:
     """A tailoring of copied tensors.
 
     Args:
         lora, rows: as `Backbone.lora` and `Backbone.token_rows` name them.
         class_words: the concept's first.
+        config, steps_done, text_layer: as in `Tailoring`.
     """
     vectors = {key: learned.detach().float().cpu().chunk(len(class_words)) for key, learned in rows.items()}
     tokens = tuple(
         Token(token_name(n), word, {key: of_words[n].clone() for key, of_words in vectors.items()})
         for n, word in enumerate(class_words)
     )
-    return Tailoring(family.name, family.lora_layout.stored(lora, config.lora_rank), tokens, config, steps_done)
+    stored = family.lora_layout.stored(lora, config.lora_rank)
+    return Tailoring(family.name, stored, tokens, config, steps_done, text_layer)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from .bridge import host
 from .bridge.errors import SAME_CHECKPOINT, artist_errors
 from .bridge.inputs import strength_input
 from .bridge.socket_types import CATEGORY, Tailoring
-from .bridge.tailored_model import applied, on_it_before
+from .bridge.tailored_model import applied, odd
 
 NAME = "Apply Tailoring"
 
@@ -36,7 +36,7 @@ class MagicTailorApply(io.ComfyNode):
     def execute(cls, model, clip, tailoring, strength):
         with artist_errors(NAME, SAME_CHECKPOINT):
             tailored = applied(model, clip, tailoring, strength)
-        twice = on_it_before(model, tailoring)
-        if twice:
-            host.show_text(twice)
+        notes = odd(model, clip, tailoring)
+        if notes:
+            host.show_text("\n".join(notes))
         return io.NodeOutput(*tailored)

@@ -12,7 +12,7 @@ from .bridge.sampler_cache import kept
 from .bridge.sampling import chosen, described, sampling_inputs
 from .bridge.socket_types import CATEGORY, Tailoring
 from .bridge.tailored_clip import known_tokens
-from .bridge.tailored_model import on_it_before
+from .bridge.tailored_model import odd
 
 NAME = "Tailored Sampler"
 
@@ -96,6 +96,6 @@ class MagicTailorSampler(io.ComfyNode):
             text if given is None else given for text, given in zip(written, (positive, negative), strict=True)
         )
         sampling = chosen(tailoring.family.sampler, steps, cfg, sampler_name, scheduler)
-        host.show_text("\n".join(filter(None, (described(sampling), on_it_before(model, tailoring)))))
+        host.show_text("\n".join([described(sampling), *odd(model, clip, tailoring)]))
         (latent,) = common_ksampler(tailored.model, seed, *sampling, positive, negative, latent_image, denoise=denoise)
         return io.NodeOutput(latent, tailored.model, positive, negative)

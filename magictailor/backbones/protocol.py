@@ -104,6 +104,11 @@ class Family(ABC):
     def sampler(self) -> SamplerDefaults:
         """How it is usually drawn with."""
 
+    @property
+    def text_layer(self) -> int | None:
+        """Hidden layer of its text encoders that is shown, counted from the end; None: they differ."""
+        return None
+
     @abstractmethod
     def fits(self, network: Mapping[str, Tensor], prediction_type: str) -> bool:
         """Whether weights, in the layout of `CheckpointWeights.network`, are those of this family."""
@@ -238,6 +243,11 @@ class Backbone(Protocol):
     @property
     def plan(self) -> MemoryPlan:
         """How it is arranged."""
+        ...
+
+    @property
+    def text_layer(self) -> int | None:
+        """As in `CheckpointWeights`, or the family's."""
         ...
 
     def weights(self) -> Weights:

@@ -146,6 +146,12 @@ def sample_command(arguments: argparse.Namespace) -> None:
     model = checkpoint.model([token.class_word for token in tailoring.tokens], config, device)
     model.arrange(FASTEST)
     put_into(model, tailoring)
+    if tailoring.text_layer not in (None, model.text_layer):
+        tqdm.write(
+            f"note: it was learned with layer {tailoring.text_layer} of the text encoders, and is drawn with "
+            f"{model.text_layer or 'their usual ones'}",
+            file=sys.stderr,
+        )
     decode = checkpoint.decoder(device)
     size = picture_size(model, arguments.width, arguments.height)
     for prompt in (*prompts, arguments.negative_prompt):

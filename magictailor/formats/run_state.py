@@ -36,6 +36,7 @@ class RunRecord:
         config: it trains with.
         identity: fingerprints of all else that decides the result, by what a person calls it.
         steps_done: how far it is.
+        text_layer: as in `Tailoring`.
     """
 
     family_name: str
@@ -43,6 +44,7 @@ class RunRecord:
     config: TailorConfig
     identity: Mapping[str, str]
     steps_done: int
+    text_layer: int | None = None
 
     @property
     def finished(self) -> bool:
@@ -74,6 +76,8 @@ def write_state(path: Path, record: RunRecord, state: Mapping[str, Any]) -> None
         "scaler": state["scaler"],
         "history": [_packed(report) for report in state["history"]],
     }
+    if record.text_layer is not None:
+        written["text_layer"] = record.text_layer
     # under one key: safetensors writes several in any order
     write_tensors(path, tensors, {RECORD: json.dumps(written)})
 
@@ -116,11 +120,13 @@ def _read(path: Path, tensors: bool) -> tuple[RunRecord, dict[str, Any]]:
             TailorConfig.from_dict(content["config"]),
             dict(content["identity"]),
             content["steps_done"],
+            content.get("text_layer"),
         )
         history = [_unpacked(step, packed, len(words)) for step, packed in enumerate(content["history"], 1)]
         state = {"steps_done": record.steps_done, "history": history, "scaler": dict(content["scaler"])}
         whole = (
             isinstance(record.steps_done, int)
+            and isinstance(record.text_layer, int | None)
             and len(history) == record.steps_done
             and 0 <= record.steps_done <= record.config.total_steps
             and all(isinstance(word, str) for word in (record.family_name, *words, *record.identity.values()))

@@ -160,6 +160,8 @@ def metadata_of(tailoring: Tailoring, name: str) -> dict[str, str]:
         "config": None if config is None else config.to_dict(),
         "steps_done": tailoring.steps_done,
     }
+    if tailoring.text_layer is not None:
+        record["text_layer"] = tailoring.text_layer
     names = [token.name for token in tailoring.tokens]
     resolution = (config and config.resolution) or family.resolution
     metadata = {
@@ -180,6 +182,9 @@ def metadata_of(tailoring: Tailoring, name: str) -> dict[str, str]:
         "modelspec.description": f"MagicTailor: {tailoring.words}",
         "modelspec.tags": ", ".join(["magictailor", *filter(None, (token.class_word for token in tailoring.tokens))]),
     }
+    if tailoring.text_layer not in (None, family.text_layer):
+        # kohya's counts the last layer as 1
+        metadata["ss_clip_skip"] = str(-(tailoring.text_layer or 0))
     if config is None or tailoring.steps_done is None:
         return metadata
     return metadata | _training_record(tailoring.steps_done, config, resolution)
@@ -277,6 +282,7 @@ def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Ta
         version, family_name, steps = record["version"], record["family"], record["steps_done"]
         named = [(str(t["name"]), str(t["class_word"])) for t in record["tokens"]]
         values = None if record["config"] is None else dict(record["config"])
+        layer = record.get("text_layer")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _refused(path, f"its MagicTailor record is damaged ({type(error).__name__}: {error})") from error
     if version != RECORD_VERSION:
@@ -292,6 +298,8 @@ def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Ta
     possible = steps is None if config is None else isinstance(steps, int) and 0 <= steps <= config.total_steps
     if not possible:
         raise _refused(path, f"its MagicTailor record is damaged (steps_done is {steps!r})")
+    if not isinstance(layer, int | None):
+        raise _refused(path, f"its MagicTailor record is damaged (text_layer is {layer!r})")
     keys = _embedding_keys(path, family, tensors)
     try:
         checked_names([name for name, _ in named])
@@ -305,7 +313,7 @@ def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Ta
     if bundled != len(tokens) * len(keys):
         raise _refused(path, f"holds {bundled} embeddings where its record names {len(tokens) * len(keys)}")
     _check_lora(path, lora, family.lora_layout, foreign=config is None)
-    return Tailoring(family_name, lora, tokens, config, steps)
+    return Tailoring(family_name, lora, tokens, config, steps, layer)
 
 
 def _embedding_keys(path: Path, family: Family, tensors: Mapping[str, Tensor]) -> list[str]:

@@ -106,7 +106,7 @@ def _masks(masks: Tensor) -> Tensor:
             "of the one that made it",
         )
     values = batch.to("cpu", torch.float32, copy=True)
-    for mask in values:
-        if mask.numel() and mask.max() >= EIGHT_BIT_WHITE:
-            mask /= 255
-    return values
+    if not values.numel():
+        return values
+    eight_bit = values.amax(dim=(1, 2), keepdim=True) >= EIGHT_BIT_WHITE
+    return torch.where(eight_bit, values / 255, values)

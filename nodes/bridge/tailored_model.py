@@ -28,7 +28,24 @@ def applied(model, clip, tailoring: Tailoring, strength: float):
     return model, with_lora or clip
 
 
-def on_it_before(model, tailoring: Tailoring) -> str:
+def odd(model, clip, tailoring: Tailoring) -> list[str]:
+    """What to say of MODEL and CLIP that a tailoring can be put on, though not as it is meant."""
+    return [*filter(None, (_on_it_before(model, tailoring), _other_layer(clip, tailoring)))]
+
+
+def _other_layer(clip, tailoring: Tailoring) -> str:
+    """What to say of a CLIP that is read at another layer than the tailoring was learned with; "" for nothing."""
+    learned, read = tailoring.text_layer, clip.layer_idx or tailoring.family.text_layer
+    if learned is None or learned == read:
+        return ""
+    given = "the usual one" if read is None else read
+    return (
+        f"This tailoring was learned with layer {learned} of the CLIP (clip skip), and this CLIP gives {given}. "
+        f"Put CLIP Set Last Layer with {learned} before this node if that is not meant"
+    )
+
+
+def _on_it_before(model, tailoring: Tailoring) -> str:
     """What to say of a MODEL on which the LoRA of a tailoring is already; "" for nothing."""
     strengths = [strength for strength in _strengths_of(model, tailoring) if strength]
     if not strengths:

@@ -44,12 +44,51 @@ def train(nodes, model, clip, vae, reference, **settings):
         (torch.rand(1, 8, 8, 3), torch.ones(1, 8, 8), "tower", "images: picture 1 has 8x8 pixels"),
         (IMAGES, MASKS, "", "class_word: is empty"),
         (IMAGES * float("nan"), MASKS, "tower", "images: picture 1 holds NaN"),
+        (IMAGES * 2 - 1, MASKS, "tower", "images: a picture has values from -1 to 1, and those of an IMAGE"),
+        (IMAGES * 255, MASKS, "tower", "images: a picture has values from .* to 25"),
+        (IMAGES[..., :2], MASKS, "tower", r"images: the shape is \(2, 64, 80, 2\), and an IMAGE has"),
+        (IMAGES, MASKS[:, None, None], "tower", r"masks: the shape is \(2, 1, 1, 64, 80\), and a MASK has"),
         (IMAGES, torch.zeros(2, 64, 64), "tower", "masks: a mask has 64x64 pixels and its picture 80x64.*Load Image"),
     ],
 )
 def test_reference(nodes, images, masks, word, message):
     with torch.inference_mode(), pytest.raises(ValueError, match=f"^MagicTailor Reference, {message}"):
         nodes.MagicTailorReference.execute([images], [masks], [word])
+
+
+def test_pictures_and_masks_are_taken_as_other_packs_hand_them_on(nodes):
+    eight_bits, soft = (IMAGES * 255).round(), MASKS * 0.6
+
+    def reference(images, masks):
+        with torch.inference_mode():
+            return nodes.MagicTailorReference.execute(images, masks, ["tower"]).args[0]
+
+    plain = reference([eight_bits / 255], [soft])
+    for images, masks in (
+        ([eight_bits], [soft * 255]),
+        ([eight_bits.byte()], [soft[..., None]]),
+        (list(eight_bits / 255), [soft[:, None]]),
+        ([eight_bits.double() / 255], list((soft * 255).round().byte())),
+    ):
+        same = reference(images, masks)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(same.images, plain.images, strict=True))
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(same.masks, plain.masks, strict=True))
+    overshot, summed = IMAGES * 1.2 - 0.02, MASKS * 2
+    sharpened = reference([overshot], [summed])
+    assert torch.equal(sharpened.images[0], overshot[0].movedim(-1, 0).clamp(0, 1))
+    assert torch.equal(sharpened.masks[0], MASKS[0])
+
+
+def test_what_lies_on_the_graphics_card_is_fetched(nodes):
+    from torch._subclasses import FakeTensorMode
+
+    convert = nodes.bridge.convert
+    with FakeTensorMode():
+        images = torch.empty(2, 8, 8, 3, dtype=torch.uint8, device="cuda")
+        masks = torch.empty(2, 8, 8, device="cuda")
+        found = [*convert.images_to_library([images]), *convert.images_with_alpha([images])]
+        found += convert.masks_to_library([masks])
+        assert {tensor.device.type for tensor in found} == {"cpu"} and len(found) == 6
 
 
 def test_a_class_of_several_words_and_lists_of_different_sizes_work(nodes):

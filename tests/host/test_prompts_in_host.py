@@ -138,6 +138,31 @@ def test_two_tailorings_with_the_same_names_are_told_apart_or_refused(nodes, loa
     assert torch.equal(encoded(again, "<v0> with <v1>")[0], encoded(clip, "<v0> with <v1>")[0])
 
 
+def test_what_is_put_on_otherwise_than_it_was_learned_is_told(host, nodes, loaded_checkpoint, tailorings, monkeypatch):
+    told = []
+    monkeypatch.setattr(nodes.bridge.host, "show_text", told.append)
+    (model, clip, _), (first, second) = loaded_checkpoint, tailorings
+    skipping = dataclasses.replace(second.labelled("anna"), text_layer=-2)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    with torch.inference_mode():
+        (skipped,) = host.nodes.CLIPSetLastLayer().set_last_layer(clip, -2)
+        tailored = nodes.MagicTailorApply.execute(model, skipped, skipping, 0.75).args
+        nodes.MagicTailorApply.execute(model, clip, dataclasses.replace(first, text_layer=-1), 1.0)
+        nodes.MagicTailorApply.execute(*tailored, first, 1.0)
+        assert told == []
+        nodes.MagicTailorApply.execute(model, clip, skipping, 1.0)
+        assert told.pop().startswith(
+            "This tailoring was learned with layer -2 of the CLIP (clip skip), and this CLIP gives -1."
+        )
+        nodes.MagicTailorApply.execute(*tailored, skipping.labelled("ben"), 1.0)
+        assert told.pop().startswith(
+            "This MODEL has this tailoring's LoRA already, at strength 0.75, and now once more."
+        )
+        settings = (5, 1, 1.0, "euler", "normal", 1.0, 1.0)
+        nodes.MagicTailorSampler.execute(tailored[0], clip, skipping, latent, "<anna:v0>", "", *settings)
+    assert [line[:14] for line in told.pop().splitlines()] == ["1 steps, cfg 1", "This MODEL has", "This tailoring"]
+
+
 def test_names_and_several_vectors_are_saved_and_loaded(nodes, named, embeddings):
     with torch.inference_mode():
         loaded = nodes.MagicTailorLoad.execute("brought1.safetensors").args[0]

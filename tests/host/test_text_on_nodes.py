@@ -52,13 +52,33 @@ def test_train_says_which_changes_of_the_model_it_cannot_see(nodes, loaded_check
     training = importlib.import_module(f"{nodes.__name__}.bridge.training")
     (sampled,) = ModelSamplingDiscrete().patch(loaded_checkpoint[0], "eps", False)
     sampled.add_patches({"diffusion_model.out.2.weight": (torch.zeros(4, 320, 3, 3),)})
-    assert training.left_out(sampled) == ""
+    clip = loaded_checkpoint[1]
+    assert training.left_out(sampled, clip) == ""
     (model,) = FreeU_V2.execute(sampled, 1.1, 1.2, 0.9, 0.2).args
     (model,) = PatchModelAddDownscale.execute(model, 3, 2.0, 0.0, 0.35, True, "bicubic", "bicubic").args
     model.set_model_attn2_replace(Adapter(), "input", 4)
     model.set_model_unet_function_wrapper(lambda *_: None)
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "cache", Cache())
     model.set_injections("animation", [])
-    said = training.left_out(model)
+    said = training.left_out(model, clip)
     assert said.startswith("What Adapter, Cache, FreeU_V2, PatchModelAddDownscale, animation, test_train_says_")
-    assert training.left_out(loaded_checkpoint[0]) == ""
+    assert training.left_out(loaded_checkpoint[0], clip) == ""
+
+
+def test_train_says_that_an_autoencoder_is_of_another_family(nodes, library, loaded_checkpoint, taesd):
+    training = importlib.import_module(f"{nodes.__name__}.bridge.training")
+    families = library.backbones.stable_diffusion
+    assert training.wrong_vae(taesd, families.SD1) == training.wrong_vae(loaded_checkpoint[2], families.SDXL) == ""
+    assert training.wrong_vae(taesd, families.SDXL).startswith("This VAE was made for another family than")
+
+
+def test_train_says_that_it_cannot_see_hooks(host, nodes, loaded_checkpoint):
+    from comfy_extras.nodes_hooks import SetClipHooks
+
+    training = importlib.import_module(f"{nodes.__name__}.bridge.training")
+    import comfy.hooks
+
+    model, clip, _ = loaded_checkpoint
+    hooks = comfy.hooks.create_hook_lora(lora={}, strength_model=1.0, strength_clip=1.0)
+    (hooked,) = SetClipHooks().apply_hooks(clip, False, True, hooks)
+    assert training.left_out(model, hooked).startswith("What Set CLIP Hooks put on this MODEL or CLIP acts while")

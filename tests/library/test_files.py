@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import struct
@@ -74,6 +75,14 @@ def test_the_file_has_what_other_programs_read(saved, tailoring):
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert metadata["modelspec.trigger_phrase"] == "<v0> with <v1>"
     assert "<v0>" in json.loads(metadata["ss_tag_frequency"])["magictailor"]
+
+
+@pytest.mark.parametrize(("layer", "written"), [(-1, None), (-2, "2")])
+def test_the_layer_of_the_text_encoder_is_kept(tailoring, tmp_path, layer, written):
+    assert tailoring.text_layer == -1
+    save_tailoring(dataclasses.replace(tailoring, text_layer=layer), tmp_path / "a.safetensors")
+    assert load_tailoring(tmp_path / "a.safetensors").text_layer == layer
+    assert metadata_of_file(tmp_path / "a.safetensors").get("ss_clip_skip") == written
 
 
 def metadata_of_file(path):
@@ -249,6 +258,7 @@ def test_an_ordinary_lora_is_refused(saved):
         (change_record(family="sd9"), "does not know: 'sd9'"),
         (change_record(steps_done=1000), "steps_done is 1000"),
         (change_record(steps_done=None), "steps_done is None"),
+        (change_record(text_layer="-2"), "text_layer is '-2'"),
         (change_record(config=None), "steps_done is 2"),
         (change_record(config={"lora_rank": -4}), "lora_rank"),
         (change_record(config={"command": "rm"}), "damaged"),

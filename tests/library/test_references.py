@@ -5,6 +5,7 @@ import torch
 from tiny import uniform
 
 from magictailor.config import TailorConfig
+from magictailor.doubts import doubts
 from magictailor.draws import draw_step
 from magictailor.errors import InputError
 from magictailor.pictures import Crop, augment, crop_around, cut, prepare, shrink, training_pictures
@@ -159,3 +160,24 @@ def test_a_mask_of_the_same_proportions_is_fitted_and_another_refused():
     assert fitted(torch.ones(30, 40), (60, 80)).shape == (60, 80)
     with pytest.raises(InputError, match="64x64 pixels and its picture 80x60"):
         fitted(torch.zeros(64, 64), (60, 80))
+
+
+def test_what_can_be_learned_from_but_badly_is_told():
+    good = Reference("house", (picture(64, 64),) * 2, (box(64, 64, 10, 40, 10, 40), torch.ones(64, 64)))
+    inverted, small = 1.0 - box(64, 64, 20, 30, 20, 30), box(64, 64, 10, 13, 10, 13)
+    odd = Reference(
+        "roof", (picture(64, 64), picture(64, 64), picture(200, 200)), (inverted, small, box(200, 200, 0, 50, 0, 50))
+    )
+    assert doubts([good], 64) == doubts([good]) == []
+    at_any_size = [
+        "roof, picture 2: has a mask too small for anything to be learned well; crop the picture nearer to it",
+        "roof, picture 1: has a mask that covers the picture's edge and leaves a part inside out; if that was not meant, "
+        "invert it",
+    ]
+    assert doubts([odd]) == doubts([odd], 64) == at_any_size
+    enlarged = "is enlarged to 128 pixels, and its blur is learned; take larger pictures or a lower resolution"
+    assert doubts([good, odd], 128) == [
+        f"house, picture 1, 2: {enlarged}",
+        f"roof, picture 1, 2: {enlarged}",
+        *at_any_size,
+    ]

@@ -139,6 +139,18 @@ def test_people_read_a_line_for_each_picture_and_what_the_references_are_among_t
     assert table.likeness == [0.375, 0.875]
 
 
+def test_a_picture_that_shows_nothing_costs_the_others_nothing(references):
+    right, wrong = thing(RED, WHITE, LEFT)[0], thing(BLUE, GREEN, LEFT)[0]
+    black = torch.full_like(right, math.nan)
+    table, without = (scored(some, references, [Colours()]) for some in ([wrong, black, right], [wrong, right]))
+    assert table.best(3, {CONCEPT: 1.0, BACKGROUND: -0.5}) == [2, 0, 1]
+    assert [c.values[::2] for c in table.columns] == [c.values for c in without.columns]
+    assert all(map(math.isnan, table.rows()[1].values()))
+    *lines, told = table.text.splitlines()
+    assert told == "picture 2: not finite, seen as black, so not scored"
+    assert [line for line in lines if line.startswith(("mean", "references"))] == without.text.splitlines()[-2:]
+
+
 def test_without_masks_the_whole_picture_is_compared(references):
     red, _ = thing(RED, RED, LEFT)
     assert scored([red], references, [Colours()]).columns[0].values == pytest.approx((1.0,))

@@ -45,6 +45,11 @@ class UNetBackbone:
     precision: torch.dtype
     plan: MemoryPlan = FASTEST
 
+    @property
+    def text_layer(self) -> int:
+        layer = self.prompts.layer
+        return self.family.text_layer if layer is None else layer
+
     def weights(self) -> Weights:
         network, stays = sizes(self.unet, self.precision)
         others = [sizes(self.prompts, self.precision), sizes(self.autoencoder, encoding_dtype(self.precision))]

@@ -62,6 +62,10 @@ class UNetFamily(Family):
         """As the paper samples."""
         return SamplerDefaults(steps=50, cfg=7.5, sampler_name="ddim", scheduler="ddim_uniform")
 
+    @property
+    def text_layer(self) -> int:
+        return self.text_encoders[0].layer
+
     def fits(self, network: Mapping[str, Tensor], prediction_type: str) -> bool:
         widths = _widths(network)
         predicts = self.prediction_type in (None, prediction_type)

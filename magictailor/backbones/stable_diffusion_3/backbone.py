@@ -49,6 +49,10 @@ class TransformerBackbone:
     precision: torch.dtype
     plan: MemoryPlan = FASTEST
 
+    @property
+    def text_layer(self) -> int | None:
+        return self.prompts.layer
+
     def weights(self) -> Weights:
         network, stays = sizes(self.transformer, self.precision)
         others = [sizes(encoder, self._dtype_of(key)) for key, encoder in self.prompts.encoders.items()]
