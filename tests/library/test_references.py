@@ -171,8 +171,8 @@ def test_what_can_be_learned_from_but_badly_is_told():
     assert doubts([good], 64) == doubts([good]) == []
     at_any_size = [
         "roof, picture 2: has a mask too small for anything to be learned well; crop the picture nearer to it",
-        "roof, picture 1: has a mask that covers the picture's edge and leaves a part inside out; if that was not meant, "
-        "invert it",
+        "roof, picture 1: has a mask that covers the picture's edge and leaves a part inside out; if that was not "
+        "meant, invert it",
     ]
     assert doubts([odd]) == doubts([odd], 64) == at_any_size
     enlarged = "is enlarged to 128 pixels, and its blur is learned; take larger pictures or a lower resolution"

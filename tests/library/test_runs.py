@@ -126,6 +126,7 @@ def test_what_was_learned_when_it_was_cut_is_an_ordinary_file(tmp_path):
     tailoring, kept = load_tailoring(left), run.result()
     assert tailoring.steps_done == len(kept.history) == 5 and not tailoring.finished
     assert all(torch.equal(tailoring.lora[key], tensor) for key, tensor in kept.tailoring.lora.items())
+    assert tailoring.text_layer == kept.tailoring.text_layer == -1
 
 
 @pytest.mark.parametrize("error", [TrainingDiverged(3, "for a test"), torch.OutOfMemoryError("for a test")])

@@ -1,10 +1,13 @@
 """Sampling agrees with diffusers' own pipeline and leaves the model as it was."""
 
+import math
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
 from magictailor.backbones.stable_diffusion.backbone import ddim_scheduler
+from magictailor.errors import InputError
 from magictailor.sampling import Sketcher, sample
 from magictailor.training import Training
 
@@ -78,3 +81,15 @@ def test_the_prompt_and_the_seed_count(make_model, config):
     assert torch.equal(first, again)
     assert not torch.allclose(first, sketcher.latents(PROMPT, seed=1), atol=1e-2)
     assert not torch.equal(first, sketcher.latents("<v1>", seed=0))
+
+
+@pytest.mark.parametrize(
+    ("latents", "decode", "at_fault"),
+    [
+        (torch.zeros(1, 4, 8, 8), lambda latents: latents[:, :3] + math.inf, "vae"),
+        (torch.full((1, 4, 8, 8), math.nan), lambda latents: latents[:, :3], "model"),
+    ],
+)
+def test_a_picture_that_would_be_black_is_refused(make_model, config, latents, decode, at_fault):
+    with pytest.raises(InputError, match=f"^{at_fault}: what it computes is not finite"):
+        Sketcher(make_model(config), decode, 64).picture(latents)
