@@ -7,6 +7,7 @@ from .bridge import host
 from .bridge.convert import image_from_library, images_to_library
 from .bridge.errors import artist_errors
 from .bridge.letters import show_missing
+from .bridge.lists import for_each, only
 from .bridge.packages import needed_packages
 from .bridge.socket_types import CATEGORY, GroundedSAM
 
@@ -87,26 +88,27 @@ class MagicTailorGroundedSAM(io.ComfyNode):
     ):
         with artist_errors(NAME):
             pictures = images_to_library(images)
+            words = [for_each(name, texts, len(pictures)) for name, texts in (("find", find), ("exclude", exclude))]
+            models = only("grounded_sam", grounded_sam)
+            settings = [
+                only(name, values)
+                for name, values in (
+                    ("box_threshold", box_threshold),
+                    ("text_threshold", text_threshold),
+                    ("nms_threshold", nms_threshold),
+                    ("when_nothing_found", when_nothing_found),
+                )
+            ]
         bar = host.progress_bar(len(pictures))
 
         def on_image(done: int) -> None:
             host.check_interrupted()
             bar.update_absolute(done)
 
-        models = grounded_sam[0]
         with artist_errors(NAME), host.outside_inference_mode():
             host.free_memory()
             try:
-                results = models.to(host.torch_device()).masks(
-                    pictures,
-                    find[0],
-                    exclude[0],
-                    box_threshold[0],
-                    text_threshold[0],
-                    nms_threshold[0],
-                    when_nothing_found[0],
-                    on_image,
-                )
+                results = models.to(host.torch_device()).masks(pictures, *words, *settings, on_image)
             finally:
                 models.to(host.offload_device())
         with needed_packages(NAME):

@@ -7,6 +7,7 @@ from ..magictailor.errors import InputError
 from ..magictailor.scores.table import BACKGROUND, COMPONENT, CONCEPT, PROMPT, USUAL_WEIGHTS
 from .bridge import host
 from .bridge.errors import artist_errors
+from .bridge.lists import only
 from .bridge.socket_types import CATEGORY, Scores
 
 NAME = "MagicTailor Pick"
@@ -52,12 +53,13 @@ class MagicTailorPick(io.ComfyNode):
     @classmethod
     def execute(cls, images, scores, count, concept, component, background, prompt):
         pictures = [picture for batch in images for picture in batch]
-        table = scores[0]
         with artist_errors(NAME, {"images": "connect the same pictures as to MagicTailor Score"}):
+            table = only("scores", scores)
             if len(pictures) != len(table):
                 raise InputError("images", f"there are {len(pictures)}, and the scores are of {len(table)}")
-        weights = {CONCEPT: concept[0], COMPONENT: component[0], BACKGROUND: background[0], PROMPT: prompt[0]}
-        best = table.best(count[0], weights)
+            given = {CONCEPT: concept, COMPONENT: component, BACKGROUND: background, PROMPT: prompt}
+            weights = {name: only(name, values) for name, values in given.items()}
+            best = table.best(only("count", count), weights)
         kept = table.of(best)
         text = f"kept {', '.join(str(n + 1) for n in best)} of {len(pictures)}\n{kept.text}"
         host.show_text(text)

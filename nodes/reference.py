@@ -11,6 +11,7 @@ from ..magictailor.reference import fitted
 from .bridge import host
 from .bridge.convert import image_from_library, images_with_alpha, masks_to_library
 from .bridge.errors import artist_errors
+from .bridge.lists import only
 from .bridge.socket_types import CATEGORY, Reference
 
 NAME = "MagicTailor Reference"
@@ -71,7 +72,7 @@ class MagicTailorReference(io.ComfyNode):
             if len(painted) == len(pictures):
                 with artist_errors(NAME, UNPAINTED):
                     painted = [fitted(m, p.shape[1:]) for m, p in zip(painted, pictures, strict=True)]
-            reference = LibraryReference(class_word[0], tuple(pictures), tuple(painted))
+            reference = LibraryReference(only("class_word", class_word), tuple(pictures), tuple(painted))
             doubted = doubts([reference])
             if doubted:
                 host.show_text("\n".join(doubted))

@@ -11,6 +11,7 @@ from .bridge.convert import images_to_library, masks_to_library
 from .bridge.encoders import encoders_of
 from .bridge.errors import artist_errors
 from .bridge.inputs import encoders_input, numbered_inputs, reference_inputs
+from .bridge.lists import only
 from .bridge.references import COMPONENTS, require_masks, without_gap
 from .bridge.socket_types import CATEGORY, Scores
 
@@ -85,14 +86,17 @@ class MagicTailorScore(io.ComfyNode):
     ):
         with artist_errors(NAME):
             pictures = images_to_library(images)
-            references = require_masks([concept[0], *(given[0] for given in without_gap(components))])
+            given = [concept, *without_gap(components)]
+            names = ["concept", *COMPONENTS]
+            references = require_masks([only(name, some) for name, some in zip(names, given, strict=False)])
             masks = [concept_masks, *_of_components(component_masks or {}, len(references) - 1)]
             prompts = []
             if clip is not None:
                 words = [reference.class_word for reference in references]
                 prompts = [in_words(text, words) for text in prompt]
                 prompts = prompts * len(pictures) if len(prompts) == 1 else prompts
-            asked = encoders_of({name: given[0] for name, given in encoders.items()}, clip and clip[0])
+            seeing = {name: only(name, some) for name, some in encoders.items()}
+            asked = encoders_of(seeing, clip and only("clip", clip))
             found = scored(
                 pictures,
                 references,

@@ -98,8 +98,8 @@ class GroundedSAM:
     def masks(
         self,
         images: Sequence[torch.Tensor],
-        find: str,
-        exclude: str = "",
+        find: str | Sequence[str],
+        exclude: str | Sequence[str] = "",
         box_threshold: float = 0.25,
         text_threshold: float = 0.25,
         nms_threshold: float = 0.8,
@@ -110,7 +110,7 @@ class GroundedSAM:
 
         Args:
             images: each (3, H, W) in [0, 1], of any sizes.
-            find: one or more classes, separated by commas or periods.
+            find: one or more classes, separated by commas or periods: one text for all images, or one for each.
             exclude: the same for what must not be in the mask; not finding it is no error.
             box_threshold: [0, 1], boxes scoring less are dropped.
             text_threshold: [0, 1], words scoring less are not counted as recognised in a box.
@@ -122,8 +122,8 @@ class GroundedSAM:
             InputError: an unusable image or word; or, with "stop", an image on which nothing was found or of which
                 nothing is left.
         """
-        classes, unwanted = split_classes(find, "find"), split_classes(exclude, "exclude")
-        if not classes:
+        classes, unwanted = _of_each("find", find, len(images)), _of_each("exclude", exclude, len(images))
+        if not all(classes):
             raise InputError("find", 'there is nothing to look for; write a word, such as "house"')
         if when_nothing_found not in WHEN_NOTHING_FOUND:
             raise InputError("when_nothing_found", "has to be " + " or ".join(WHEN_NOTHING_FOUND))
@@ -133,9 +133,10 @@ class GroundedSAM:
         results = []
         for number, image in enumerate(images, start=1):
             on_image(number - 1)
-            result = self._mask(image, classes, unwanted, thresholds)
+            wanted, others = classes[number - 1], unwanted[number - 1]
+            result = self._mask(image, wanted, others, thresholds)
             if when_nothing_found == "stop" and not result.mask.any():
-                raise _nothing_found(number, result, classes, unwanted, thresholds)
+                raise _nothing_found(number, result, wanted, others, thresholds)
             results.append(result)
         on_image(len(results))
         return results
@@ -187,6 +188,15 @@ class _Thresholds:
         for name, value in vars(self).items():
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"{name}_threshold", f"has to be from 0 to 1, not {value}")
+
+
+def _of_each(field: str, texts: str | Sequence[str], count: int) -> list[tuple[str, ...]]:
+    """The classes in the text of each image."""
+    if isinstance(texts, str):
+        return [split_classes(texts, field)] * max(count, 1)
+    if len(texts) != count:
+        raise InputError(field, f"there are {len(texts)} texts for {count} images")
+    return [split_classes(text, field) for text in texts]
 
 
 def _check_image(image: torch.Tensor, number: int) -> None:

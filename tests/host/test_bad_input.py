@@ -91,6 +91,11 @@ def test_what_lies_on_the_graphics_card_is_fetched(nodes):
         assert {tensor.device.type for tensor in found} == {"cpu"} and len(found) == 6
 
 
+def test_a_list_of_words_is_not_taken_for_its_first(nodes):
+    with torch.inference_mode(), pytest.raises(ValueError, match="^MagicTailor Reference, class_word: is a list of 2"):
+        nodes.MagicTailorReference.execute([IMAGES], [MASKS], ["tower", "roof"])
+
+
 def test_a_class_of_several_words_and_lists_of_different_sizes_work(nodes):
     with torch.inference_mode():
         reference, overlay = nodes.MagicTailorReference.execute(

@@ -94,10 +94,10 @@ def test_four_pictures_of_different_sizes_give_four_masks_or_one_clear_error(hos
     monkeypatch.setattr(grounded_sam, "segment", segment)
     models = grounded_sam.GroundedSAM(torch.nn.Identity(), torch.nn.Identity())
 
-    def run(when_nothing_found):
+    def run(when_nothing_found, find=("house",), threshold=(0.25,)):
         with torch.inference_mode():
             return nodes.MagicTailorGroundedSAM.execute(
-                [models], pictures, ["house"], [""], [0.25], [0.25], [0.8], [when_nothing_found]
+                [models], pictures, list(find), [""], list(threshold), [0.25], [0.8], [when_nothing_found]
             ).args
 
     masks, overlays = run("empty mask")
@@ -105,3 +105,8 @@ def test_four_pictures_of_different_sizes_give_four_masks_or_one_clear_error(hos
     assert [bool(m.any()) for m in masks] == [True, False, True, True] and len(overlays) == 4
     with pytest.raises(ValueError, match="^GroundedSAM Masks, find: .* image 2 .*0.11"):
         run("stop")
+    # a list is never taken for its first value
+    with pytest.raises(ValueError, match="^GroundedSAM Masks, find: is a list of 3 for 4 pictures"):
+        run("empty mask", find=("house", "house", "roof"))
+    with pytest.raises(ValueError, match="^GroundedSAM Masks, box_threshold: is a list of 2, and there can be only"):
+        run("empty mask", threshold=(0.25, 0.3))

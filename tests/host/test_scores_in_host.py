@@ -142,6 +142,7 @@ def test_each_picture_is_most_like_what_it_shows(nodes, toy_town_vision, given):
     [
         ({"components": {"component 2": [1]}}, "component 1 is not connected"),
         ({"component_masks": {"component 2 masks": [torch.ones(1, 64, 64)]}}, "component 2 masks"),
+        ({"concept": [1, 2]}, "concept: is a list of 2"),
         ({"concept_masks": [torch.ones(2, 64, 64)]}, "2 masks for 6"),
         ({"prompt": ["<v2>"], "clip": [None]}, "only house, roof"),
     ],
@@ -174,6 +175,8 @@ def test_the_best_are_kept_and_the_best_is_the_first(nodes, library):
     assert [len(one) for one in pick(nodes, of_two_sizes, table)[0]] == [1, 1]
     with pytest.raises(ValueError, match="^MagicTailor Pick, images: there are 2, and the scores are of 3; connect"):
         pick(nodes, images[:1], table)
+    with pytest.raises(ValueError, match="^MagicTailor Pick, count: is a list of 2"):
+        nodes.MagicTailorPick.execute(images, [table], [1, 2], [1.0], [0.0], [0.0], [0.0])
 
 
 def test_a_graph_scores_lists_and_picks(server, base_dir, nodes, given):

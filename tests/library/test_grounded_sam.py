@@ -182,6 +182,11 @@ def test_four_images_give_four_masks_when_empty_ones_are_allowed(monkeypatch, fo
     assert done == [0, 1, 2, 3, 4]
 
 
+def test_each_image_can_have_words_of_its_own(monkeypatch, four_images):
+    results = Crafted(monkeypatch).masks(four_images, ["house", "wall", "house", "wall"], ["roof", "", "", "house"])
+    assert [int(result.mask.sum()) for result in results] == [8, 25, 16, 9]
+
+
 def test_an_image_without_the_thing_stops_with_its_number_word_and_best_score(monkeypatch, four_images):
     with pytest.raises(InputError, match=r'^find: .*image 2 .*"house".*0\.21.*empty mask') as caught:
         Crafted(monkeypatch).masks(four_images, "house")
@@ -201,6 +206,8 @@ def test_nothing_left_after_the_exclusion_is_an_error_of_its_own(monkeypatch, fo
     [
         ({"find": " "}, "find"),
         ({"exclude": ","}, "exclude"),
+        ({"find": ["house", " ", "house", "house"]}, "find"),
+        ({"exclude": ["roof", "roof"]}, "exclude"),
         ({"box_threshold": 1.2}, "box_threshold"),
         ({"when_nothing_found": "skip"}, "when_nothing_found"),
         ({"images": [torch.zeros(3, 8, 8), torch.full((3, 8, 8), torch.nan)]}, "images"),
