@@ -23,6 +23,7 @@ from .bridge.references import require_masks, without_gap
 from .bridge.sampler_cache import kept
 from .bridge.sampling import chosen, described, sampling_inputs
 from .bridge.socket_types import CATEGORY, Tailoring
+from .bridge.tailored_model import odd
 
 NAME = "MagicTailor Compare"
 AXES = ("strength", "seed", "prompt", "tailoring")
@@ -139,7 +140,8 @@ class MagicTailorCompare(io.ComfyNode):
                 text = f"best: {', '.join(f'{k} {v}' for k, v in places[best].items() if len(axes[k]) > 1)}\n{text}"
             show_missing("".join(axes["prompt"]))
             sheet = comparison_sheet(axes, columns, shown, captions, tile)
-        host.show_text(text)
+        notes = dict.fromkeys(note for tailoring in given.values() for note in odd(model, clip, tailoring))
+        host.show_text("\n".join([text, *notes]))
         return io.NodeOutput(image_from_pil(sheet), torch.cat(pictures), as_csv(rows))
 
 
