@@ -54,7 +54,7 @@ def blended(tailorings: Sequence[Tailoring], strengths: Sequence[float], rank: i
             lora[stem + layout.alpha] = torch.tensor(float(rank))
     layers = {tailoring.text_layer for tailoring in tailorings}
     layer = layers.pop() if len(layers) == 1 else None
-    return Tailoring(first.family_name, lora, tokens, None, None, layer), kept / whole if whole else 1.0
+    return Tailoring(first.family_name, lora, tokens, None, None, text_layer=layer), kept / whole if whole else 1.0
 
 
 def added(layers: Sequence[tuple[Tensor, Tensor]], rank: int) -> tuple[Tensor, Tensor, float, float]:

@@ -190,7 +190,7 @@ class Run:
                 record.class_words,
                 record.config,
                 record.steps_done,
-                record.text_layer,
+                text_layer=record.text_layer,
             )
         except (KeyError, IndexError) as error:
             raise InputError("run", f"{self.name}/{path.name} is damaged ({error})") from error

@@ -123,7 +123,7 @@ def composed(names: Sequence[str]) -> str:
 def tailoring_of(model: Backbone, class_words: Sequence[str], config: TailorConfig, steps_done: int) -> Tailoring:
     """Copy what was trained out of a model."""
     return tailoring_from(
-        model.family, model.lora(), model.token_rows(), class_words, config, steps_done, model.text_layer
+        model.family, model.lora(), model.token_rows(), class_words, config, steps_done, text_layer=model.text_layer
     )
 
 
@@ -149,7 +149,7 @@ def tailoring_from(
         for n, word in enumerate(class_words)
     )
     stored = family.lora_layout.stored(lora, config.lora_rank)
-    return Tailoring(family.name, stored, tokens, config, steps_done, text_layer)
+    return Tailoring(family.name, stored, tokens, config, steps_done, text_layer=text_layer)
 
 
 @torch.no_grad()

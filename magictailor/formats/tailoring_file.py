@@ -313,7 +313,7 @@ def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Ta
     if bundled != len(tokens) * len(keys):
         raise _refused(path, f"holds {bundled} embeddings where its record names {len(tokens) * len(keys)}")
     _check_lora(path, lora, family.lora_layout, foreign=config is None)
-    return Tailoring(family_name, lora, tokens, config, steps, layer)
+    return Tailoring(family_name, lora, tokens, config, steps, text_layer=layer)
 
 
 def _embedding_keys(path: Path, family: Family, tensors: Mapping[str, Tensor]) -> list[str]:
