@@ -55,6 +55,14 @@ def test_what_is_read_is_what_was_written(tailoring, saved):
     assert [(t.name, t.class_word) for t in back.tokens] == [("<v0>", "tower"), ("<v1>", "roof")]
     for mine, other in zip(back.tokens, tailoring.tokens, strict=True):
         assert torch.equal(mine.rows["clip_l"], other.rows["clip_l"])
+    # the layer of the text encoder: the family's, another one, and none that can be
+    assert back.text_layer == tailoring.text_layer == -1 and "ss_clip_skip" not in metadata_of_file(saved)
+    skipping = saved.with_name("skipping.safetensors")
+    save_tailoring(dataclasses.replace(tailoring, text_layer=-2), skipping)
+    assert load_tailoring(skipping).text_layer == -2 and metadata_of_file(skipping)["ss_clip_skip"] == "2"
+    rewritten(skipping, change_metadata=change_record(text_layer="-2"))
+    with pytest.raises(InputError, match="text_layer is '-2'"):
+        load_tailoring(skipping)
 
 
 def test_the_file_has_what_other_programs_read(saved, tailoring):
@@ -75,14 +83,6 @@ def test_the_file_has_what_other_programs_read(saved, tailoring):
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert metadata["modelspec.trigger_phrase"] == "<v0> with <v1>"
     assert "<v0>" in json.loads(metadata["ss_tag_frequency"])["magictailor"]
-
-
-@pytest.mark.parametrize(("layer", "written"), [(-1, None), (-2, "2")])
-def test_the_layer_of_the_text_encoder_is_kept(tailoring, tmp_path, layer, written):
-    assert tailoring.text_layer == -1
-    save_tailoring(dataclasses.replace(tailoring, text_layer=layer), tmp_path / "a.safetensors")
-    assert load_tailoring(tmp_path / "a.safetensors").text_layer == layer
-    assert metadata_of_file(tmp_path / "a.safetensors").get("ss_clip_skip") == written
 
 
 def metadata_of_file(path):
@@ -258,7 +258,6 @@ def test_an_ordinary_lora_is_refused(saved):
         (change_record(family="sd9"), "does not know: 'sd9'"),
         (change_record(steps_done=1000), "steps_done is 1000"),
         (change_record(steps_done=None), "steps_done is None"),
-        (change_record(text_layer="-2"), "text_layer is '-2'"),
         (change_record(config=None), "steps_done is 2"),
         (change_record(config={"lora_rank": -4}), "lora_rank"),
         (change_record(config={"command": "rm"}), "damaged"),
