@@ -52,9 +52,9 @@ def blended(tailorings: Sequence[Tailoring], strengths: Sequence[float], rank: i
         lora |= {stem + layout.up: up, stem + layout.down: down}
         if layout.alpha:
             lora[stem + layout.alpha] = torch.tensor(float(rank))
-    layers = {tailoring.text_layer for tailoring in tailorings}
-    layer = layers.pop() if len(layers) == 1 else None
-    return Tailoring(first.family_name, lora, tokens, None, None, text_layer=layer), kept / whole if whole else 1.0
+    read = {tailoring.text_layer for tailoring in tailorings}
+    text_layer = read.pop() if len(read) == 1 else None
+    return Tailoring(first.family_name, lora, tokens, None, None, text_layer=text_layer), kept / whole if whole else 1.0
 
 
 def added(layers: Sequence[tuple[Tensor, Tensor]], rank: int) -> tuple[Tensor, Tensor, float, float]:

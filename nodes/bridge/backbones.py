@@ -85,7 +85,7 @@ def unseen_patches(model: ModelPatcher, clip: CLIP) -> list[str]:
 def foreign_autoencoder(vae: VAE, family: Family) -> bool:
     """Whether a VAE says that it was made for another family: only TAESD does."""
     scale = vae.patcher.model_state_dict().get("vae_scale")
-    return scale is not None and scale != 1.0 and abs(float(scale) - family.latent_scale) > 1e-4
+    return scale is not None and scale != 1.0 and abs(float(scale) - getattr(family, "latent_scale", scale)) > 1e-4
 
 
 def _origin(function) -> str:

@@ -102,24 +102,12 @@ def test_interrupt_is_obeyed_while_a_sample_is_drawn(train, taesd):
     assert len(decoded) == 1
 
 
-def no_memory(latents):
-    raise torch.cuda.OutOfMemoryError("no memory")
+def test_a_sample_that_does_not_fit_into_memory_does_not_cost_the_training(train, taesd, shown):
+    def decode(latents):
+        raise torch.cuda.OutOfMemoryError("no memory")
 
-
-def black(latents):
-    return torch.full((1, SIDE, SIDE, 3), float("nan"))
-
-
-@pytest.mark.parametrize(
-    ("decode", "said"), [(no_memory, "not enough memory for samples"), (black, "vae: what it computes.*--fp32-vae")]
-)
-def test_a_sample_that_cannot_be_drawn_is_told_and_does_not_cost_the_training(
-    train, taesd, shown, nodes, monkeypatch, decode, said
-):
-    told = []
-    monkeypatch.setattr(nodes.bridge.host, "show_text", told.append)
     tailoring, *_, report = train(PassedOn(taesd, decode), preview_every=1)
-    assert tailoring.finished and re.search(said, told[-1])
+    assert tailoring.finished
     assert [value for value, preview in shown if preview] == [3]
     assert report.std() > 0.1
 

@@ -82,3 +82,15 @@ def test_train_says_that_it_cannot_see_hooks(host, nodes, loaded_checkpoint):
     hooks = comfy.hooks.create_hook_lora(lora={}, strength_model=1.0, strength_clip=1.0)
     (hooked,) = SetClipHooks().apply_hooks(clip, False, True, hooks)
     assert training.left_out(model, hooked).startswith("What Set CLIP Hooks put on this MODEL or CLIP acts while")
+
+
+def test_train_says_what_to_do_about_black_samples(nodes, library):
+    live_view = importlib.import_module(f"{nodes.__name__}.bridge.live_view")
+    view = object.__new__(live_view.LiveView)
+
+    def black():
+        library.sampling.require_numbers(torch.full((3, 8, 8), float("nan")), torch.zeros(1, 4, 1, 1))
+
+    assert view._unless_it_fails(black) is None and view.every == 0
+    assert view.failed.startswith("no more samples are drawn: vae: what it computes is not finite")
+    assert view.failed.endswith("start ComfyUI with --fp32-vae, or take another VAE")
