@@ -17,7 +17,7 @@ CLIP_MEAN, CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.
 
 
 class Encoder(Protocol):
-    """Turns pictures into vectors whose angles say how alike they are.
+    """Turns pictures into vectors whose angles say how alike they are, unless it `ComparesItself`.
 
     Attributes:
         name: for people, "CLIP" or "DINOv2".
@@ -29,6 +29,15 @@ class Encoder(Protocol):
 
     def pictures(self, pictures: Sequence[Tensor]) -> Tensor:
         """(B, E) float32 on the CPU, of B pictures (3, H, W) in [0, 1] of any sizes."""
+        ...
+
+
+@runtime_checkable
+class ComparesItself(Protocol):
+    """An encoder whose vectors are compared by something else than their angles."""
+
+    def alike(self, some: Tensor, others: Tensor) -> Tensor:
+        """See `measures.Alike`."""
         ...
 
 
@@ -115,36 +124,47 @@ class ClipEncoder(VisionEncoder):
         return self.clip.text_projection(answer.pooler_output).float().cpu()
 
 
-def require_encoder(folder: Path) -> dict[str, Any]:
-    """What the description of a CLIP, or a DINOv2, in transformers' layout says.
+def require_encoder(folder: Path) -> str:
+    """What a folder has: "clip" or "dinov2" in transformers' layout, or one of `perceptual.WEIGHTS`.
 
     Raises:
-        InputError: it is missing or of another kind; names "encoders".
+        InputError: it is missing or of another kind, or the package for it is; names "encoders".
     """
+    from .perceptual import perceptual_of, require_perceptual
+
+    perceptual = perceptual_of(folder)
+    if perceptual:
+        require_perceptual(perceptual, folder)
+        return perceptual
     try:
         described: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError("encoders", f"{folder} is not a folder of transformers' ({error})") from error
-    if (kind := described.get("model_type")) not in ("clip", "dinov2"):
+    kind: str = described.get("model_type", "")
+    if kind not in ("clip", "dinov2"):
         raise InputError("encoders", f"{folder.name} is of the kind {kind!r}; CLIP and DINOv2 are known here")
-    return described
+    return kind
 
 
-def load_encoder(folder: Path, device: torch.device | None = None) -> VisionEncoder:
-    """A CLIP, or a DINOv2, from a folder in transformers' layout.
+def load_encoder(folder: Path, device: torch.device | None = None) -> Encoder:
+    """What a folder has, see `require_encoder`.
 
     Raises:
         InputError: it is missing, damaged or of another kind; names "encoders".
     """
     from transformers import AutoModel, CLIPModel, CLIPTokenizer
 
-    kind = require_encoder(folder)["model_type"]
+    from .perceptual import PERCEPTUAL
+
+    kind = require_encoder(folder)
+    place = device or torch.device("cpu")
+    if kind in PERCEPTUAL:
+        return PERCEPTUAL[kind](folder, place)
     preparation = folder / "preprocessor_config.json"
     try:
         described = json.loads(preparation.read_text(encoding="utf-8")) if preparation.is_file() else {}
     except (OSError, ValueError) as error:
         raise InputError("encoders", f"{preparation} cannot be read ({error})") from error
-    place = device or torch.device("cpu")
     colours = described.get("image_mean", CLIP_MEAN), described.get("image_std", CLIP_DEVIATION)
     try:
         if kind == "clip":

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..reference import Reference, fitted
-from .encoders import Encoder, ReadsText
-from .measures import agreement, likeness, merit, nearest, spread
+from .encoders import ComparesItself, Encoder, ReadsText
+from .measures import Alike, agreement, cosines, likeness, merit, nearest, spread
 from .regions import around, cut_out, is_there
 
 CONCEPT, COMPONENT, BACKGROUND, PROMPT = "concept", "component", "background", "prompt"
@@ -143,13 +143,15 @@ def scored(
     words = told_apart(names or [reference.class_word for reference in references])
     columns: list[Column] = []
     for encoder, name in zip(encoders, told_apart([encoder.name for encoder in encoders]), strict=True):
+        alike = encoder.alike if isinstance(encoder, ComparesItself) else cosines
         for number, (reference, word) in enumerate(zip(references, words, strict=True)):
             measure = COMPONENT if number else CONCEPT
             known = encoder.pictures(
                 [cut_out(p, m, encoder.colour) for p, m in zip(reference.images, reference.masks, strict=True)]
             )
-            values = _of_region(encoder, pictures, regions[number] if number < len(regions) else None, known)
-            columns.append(Column(f"{name} {word}", measure, values, spread(known)))
+            of_thing = regions[number] if number < len(regions) else None
+            values = _of_region(encoder, pictures, of_thing, known, alike)
+            columns.append(Column(f"{name} {word}", measure, values, spread(known, alike)))
         behind = encoder.pictures(
             [
                 around(p, m, encoder.colour)
@@ -158,8 +160,8 @@ def scored(
             ]
         )
         seen = [_behind(p, [r[n] for r in regions if r is not None], encoder) for n, p in enumerate(pictures)]
-        values = _plain(nearest(encoder.pictures(seen), behind))
-        columns.append(Column(f"{name} background", BACKGROUND, values, spread(behind)))
+        values = _plain(nearest(encoder.pictures(seen), behind, alike))
+        columns.append(Column(f"{name} background", BACKGROUND, values, spread(behind, alike)))
         if prompts and isinstance(encoder, ReadsText):
             values = _plain(agreement(encoder.pictures(pictures), encoder.texts(prompts)))
             columns.append(Column(f"{name} prompt", PROMPT, values))
@@ -174,15 +176,15 @@ def told_apart(names: Sequence[str]) -> list[str]:
 
 
 def _of_region(
-    encoder: Encoder, pictures: Sequence[Tensor], masks: Sequence[Tensor] | None, known: Tensor
+    encoder: Encoder, pictures: Sequence[Tensor], masks: Sequence[Tensor] | None, known: Tensor, alike: Alike
 ) -> tuple[float, ...]:
     if masks is None:
-        return _plain(likeness(encoder.pictures(pictures), known))
+        return _plain(likeness(encoder.pictures(pictures), known, alike))
     there = [n for n, mask in enumerate(masks) if is_there(mask)]
     values = torch.zeros(len(pictures))
     if there:
         cut = [cut_out(pictures[n], masks[n], encoder.colour) for n in there]
-        values[there] = likeness(encoder.pictures(cut), known)
+        values[there] = likeness(encoder.pictures(cut), known, alike)
     return _plain(values)
 
 

@@ -8,12 +8,16 @@ from torch import Tensor
 from ...magictailor.errors import InputError
 from ...magictailor.reference import Reference
 from ...magictailor.scores.encoders import Encoder
+from ...magictailor.scores.perceptual import DREAMSIM, LPIPS, PERCEPTUAL
 from ...magictailor.scores.table import COMPONENT, CONCEPT, scored
+from . import host
 from .backbones import text_encoders_of
+from .model_folders import perceptual_folder
 
 # by what the host calls the kind
 NAMES = {"clip_vision_model": "CLIP", "dinov2": "DINOv2", "dinov3": "DINOv3"}
 SIGLIP = "SigLIP"
+FURTHER = {"none": (), DREAMSIM: (DREAMSIM,), LPIPS: (LPIPS,), f"{DREAMSIM} and {LPIPS}": (DREAMSIM, LPIPS)}
 
 
 class HostEncoder:
@@ -72,6 +76,18 @@ def encoders_of(clip_visions: Mapping[str, object], clip=None) -> list[Encoder]:
             f"({', '.join(str(_width(vision)) for vision in clip_visions.values())}) have no space in common",
         )
     return found
+
+
+def further_of(chosen: str) -> list[Encoder]:
+    """What one of `FURTHER` stands for.
+
+    Raises:
+        InputError: a package or weights are missing; names "further_measures".
+    """
+    try:
+        return [PERCEPTUAL[name](perceptual_folder(name), host.torch_device()) for name in FURTHER[chosen]]
+    except InputError as error:
+        raise InputError("further_measures", error.message) from error
 
 
 def judge_of(references: Sequence[Reference], clip_vision) -> Callable[[Tensor], list[float]]:

@@ -1,8 +1,10 @@
 """Scores: the measures on vectors worked out by hand, the regions they look at, and transformers' own embeddings."""
 
 import dataclasses
+import importlib
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from magictailor.errors import InputError
 from magictailor.reference import Reference
 from magictailor.scores.encoders import CLIP_MEAN, VisionEncoder, load_encoder, prepared
 from magictailor.scores.measures import agreement, likeness, merit, nearest, spread, standardised
+from magictailor.scores.perceptual import DREAMSIM, LPIPS, WEIGHTS, require_perceptual
 from magictailor.scores.regions import around, cut_out, is_there
 from magictailor.scores.table import BACKGROUND, COMPONENT, CONCEPT, Column, ScoreTable, scored
 from toytown.model import TOKENIZER
@@ -267,3 +270,105 @@ def test_an_encoder_needs_no_text():
     reference = Reference("house", *([one] for one in thing(RED, GREEN, LEFT)))
     table = scored([torch.rand(3, 64, 64)], [reference], [encoder], prompts=["a"])
     assert [dataclasses.astuple(c)[1] for c in table.columns] == [CONCEPT, BACKGROUND]
+
+
+LPIPS_STAND_IN = '''
+import os
+import torch
+
+
+class LPIPS(torch.nn.Module):
+    """Called as the package's own; half the mean square in place of AlexNet."""
+
+    def __init__(self, pretrained=True, net="alex", version="0.1", lpips=True, spatial=False, verbose=True):
+        super().__init__()
+        assert net == "alex" and not verbose
+        # where torchvision looks before it downloads
+        self.factor = torch.load(os.path.join(torch.hub.get_dir(), "checkpoints", "alexnet-owt-7be5be79.pth"))
+
+    def forward(self, in0, in1, retPerLayer=False, normalize=False):
+        assert in0.shape == in1.shape == (1, 3, 224, 224) and -1 <= in0.min() <= in0.max() <= 1
+        return self.factor * (in0 - in1).square().mean(dim=(1, 2, 3), keepdim=True)
+'''
+DREAMSIM_STAND_IN = '''
+import numpy as np
+import torch
+
+
+class Model:
+    def embed(self, img):
+        assert img.shape == (1, 3, 224, 224) and 0 <= img.min() <= img.max() <= 1
+        return img.mean(dim=(2, 3)) + 0.1
+
+    def __call__(self, a, b):
+        return 1 - torch.nn.functional.cosine_similarity(self.embed(a), self.embed(b), dim=-1)
+
+
+def dreamsim(pretrained=True, device="cuda", cache_dir="./models", normalize_embeds=True, dreamsim_type="ensemble",
+             use_patch_model=False):
+    """Called as the package's own; mean colours in place of three vision transformers."""
+    print("Using cached", cache_dir)
+    assert pretrained and (device, dreamsim_type) == ("cpu", "ensemble")
+
+    def preprocess(picture):
+        resized = np.array(picture.convert("RGB").resize((224, 224)))
+        return torch.from_numpy(resized).permute(2, 0, 1)[None].float() / 255
+
+    return Model(), preprocess
+'''
+
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch):
+    """Packages dreamsim and lpips, and a folder with what each takes for its weights."""
+    for name, source in (("lpips", LPIPS_STAND_IN), ("dreamsim", DREAMSIM_STAND_IN)):
+        (tmp_path / "packages").mkdir(exist_ok=True)
+        (tmp_path / "packages" / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    (tmp_path / "lpips" / "checkpoints").mkdir(parents=True)
+    torch.save(torch.tensor(0.5), tmp_path / "lpips" / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    (tmp_path / "dreamsim").mkdir()
+    for file in WEIGHTS[DREAMSIM]:
+        (tmp_path / "dreamsim" / file).touch()
+    yield tmp_path
+    for name in ("lpips", "dreamsim"):
+        sys.modules.pop(name, None)
+
+
+def test_lpips_is_one_less_the_distance_of_two_pictures(stand_ins, references):
+    before = torch.hub.get_dir()
+    encoder = load_encoder(stand_ins / "lpips")
+    assert torch.hub.get_dir() == before
+    one, other = torch.zeros(3, 64, 64), torch.full((3, 80, 70), 0.5)
+    vectors = encoder.pictures([one, other])
+    assert torch.allclose(encoder.alike(vectors, vectors), torch.tensor([[1.0, 0.5], [0.5, 1.0]]), atol=1e-2)
+    red, mask = thing(RED, WHITE, LEFT)
+    blue, _ = thing(BLUE, GREEN, LEFT)
+    table = scored([red, blue], references, [encoder], [[mask, mask]])
+    assert [c.title for c in table.columns] == ["LPIPS house", "LPIPS roof", "LPIPS background"]
+    assert table.columns[0].values[0] == pytest.approx(1.0) and table.columns[0].values[1] < 0.95
+    two = [dataclasses.replace(r, images=r.images * 2, masks=r.masks * 2) for r in references]
+    assert scored([red], two, [encoder]).columns[0].among == pytest.approx(1.0)
+
+
+def test_dreamsim_is_one_less_the_distance_of_two_pictures(stand_ins, capsys):
+    encoder = load_encoder(stand_ins / "dreamsim")
+    assert capsys.readouterr().out == ""
+    some = [torch.rand(3, 64, 64), torch.rand(3, 90, 70) * torch.tensor([1.0, 0.2, 0.1])[:, None, None]]
+    vectors = encoder.pictures(some)
+    read = [encoder.preparation(Image.fromarray((p * 255).byte().permute(1, 2, 0).numpy())) for p in some]
+    distance = encoder.network(*read)
+    assert torch.allclose(likeness(vectors[:1], vectors[1:]), 1 - distance, atol=1e-3) and distance > 0.05
+
+
+def test_a_measure_whose_package_or_weights_are_missing_is_told(stand_ins, monkeypatch):
+    (stand_ins / "dreamsim" / "ensemble_lora").unlink()
+    with pytest.raises(InputError, match="^encoders: .*lacks ensemble_lora, which DreamSim needs; nothing is"):
+        load_encoder(stand_ins / "dreamsim")
+    with pytest.raises(InputError, match="^encoders: .*lacks checkpoints/alexnet"):
+        require_perceptual(LPIPS, stand_ins / "dreamsim")
+    (stand_ins / "packages" / "lpips.py").unlink()
+    importlib.invalidate_caches()
+    with pytest.raises(InputError, match="^encoders: LPIPS needs the package lpips; pip install lpips brings it"):
+        load_encoder(stand_ins / "lpips")
