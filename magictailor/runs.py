@@ -191,6 +191,7 @@ class Run:
                 record.config,
                 record.steps_done,
                 text_layer=record.text_layer,
+                pictures=record.pictures,
             )
         except (KeyError, IndexError) as error:
             raise InputError("run", f"{self.name}/{path.name} is damaged ({error})") from error
@@ -373,7 +374,13 @@ class Keeper:
         old = _matching(self.run.folder, STATE)
         model = self.training.model
         record = RunRecord(
-            model.family.name, self.plan.class_words, self.plan.config, self.plan.identity, step, model.text_layer
+            model.family.name,
+            self.plan.class_words,
+            self.plan.config,
+            self.plan.identity,
+            step,
+            model.text_layer,
+            self.training.small_references,
         )
         paths = (self.run.folder / f"{name}.safetensors" for name in free_names(f"state_{step:06}"))
         write_state(next(path for path in paths if path not in old), record, self.training.state())

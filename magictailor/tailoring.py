@@ -11,7 +11,9 @@ from torch import Tensor
 from .backbones import Backbone, Family, family_named
 from .config import TailorConfig
 from .errors import InputError
-from .tokens import checked_names, labelled, token_name
+from .formats.small_references import SmallReference
+from .reference import Reference
+from .tokens import checked_names, file_form, labelled, token_name
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Tailoring:
         steps_done: fewer than config.total_steps if training was stopped; None without a config.
         text_layer: hidden layer of the text encoders it was learned with ("clip skip"), counted from the end; None: it
             is not known, or its family's, which differ.
+        pictures: small ones of what each token was learned from; none if they are not known.
     """
 
     family_name: str
@@ -50,6 +53,7 @@ class Tailoring:
     config: TailorConfig | None
     steps_done: int | None
     text_layer: int | None = None
+    pictures: tuple[SmallReference, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -104,6 +108,17 @@ class Tailoring:
         """Which token stands for what: `<v0> = tower, <v1> = roof`."""
         return ", ".join(" = ".join(filter(None, (token.name, token.class_word))) for token in self.tokens)
 
+    def references(self) -> list[Reference]:
+        """What it was learned from, as small pictures with their masks, to compare what is drawn with.
+
+        Raises:
+            InputError: it carries none, or they are damaged; names "tailoring".
+        """
+        if not self.pictures:
+            raise InputError("tailoring", "carries no pictures of what it was learned from")
+        pairs = zip(self.pictures, self.tokens, strict=True)
+        return [small.opened(token.class_word or file_form(token.name)) for small, token in pairs]
+
     @property
     def prompt(self) -> str:
         """A prompt for the concept with all its components."""
@@ -120,10 +135,23 @@ def composed(names: Sequence[str]) -> str:
     return concept + (" with " + " and ".join(components) if components else "")
 
 
-def tailoring_of(model: Backbone, class_words: Sequence[str], config: TailorConfig, steps_done: int) -> Tailoring:
+def tailoring_of(
+    model: Backbone,
+    class_words: Sequence[str],
+    config: TailorConfig,
+    steps_done: int,
+    pictures: tuple[SmallReference, ...] = (),
+) -> Tailoring:
     """Copy what was trained out of a model."""
     return tailoring_from(
-        model.family, model.lora(), model.token_rows(), class_words, config, steps_done, text_layer=model.text_layer
+        model.family,
+        model.lora(),
+        model.token_rows(),
+        class_words,
+        config,
+        steps_done,
+        text_layer=model.text_layer,
+        pictures=pictures,
     )
 
 
@@ -135,13 +163,14 @@ def tailoring_from(
     config: TailorConfig,
     steps_done: int,
     text_layer: int | None = None,
+    pictures: tuple[SmallReference, ...] = (),
 ) -> Tailoring:
     """A tailoring of copied tensors.
 
     Args:
         lora, rows: as `Backbone.lora` and `Backbone.token_rows` name them.
         class_words: the concept's first.
-        config, steps_done, text_layer: as in `Tailoring`.
+        config, steps_done, text_layer, pictures: as in `Tailoring`.
     """
     vectors = {key: learned.detach().float().cpu().chunk(len(class_words)) for key, learned in rows.items()}
     tokens = tuple(
@@ -149,7 +178,7 @@ def tailoring_from(
         for n, word in enumerate(class_words)
     )
     stored = family.lora_layout.stored(lora, config.lora_rank)
-    return Tailoring(family.name, stored, tokens, config, steps_done, text_layer=text_layer)
+    return Tailoring(family.name, stored, tokens, config, steps_done, text_layer, pictures)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from .balancing import DS_BAL, WARM_UP, update_momentum
 from .config import TailorConfig
 from .degradation import degradation_weight
 from .draws import StepDraws, draw_step
+from .formats.small_references import small_references
 from .memory import (
     Choice,
     MemoryPlan,
@@ -104,6 +105,7 @@ class Training:
 
     Attributes:
         memory: the plan by which steps are made, and why. A step that runs out of memory is made again by the next one.
+        small_references: what its tailorings carry of the references' pictures.
         steps_done: how many steps it has made.
         history: the reports of these steps.
         whole: False while a step changes what is trained. Whatever ends a step then, the LoRA, the tokens and the
@@ -132,6 +134,7 @@ class Training:
             self.memory = Choice(plan, predicted_peak(plan, self.needs), free)
         model.arrange(self.memory.plan)
         self.pictures = training_pictures(references, self.resolution).to(model.device)
+        self.small_references = small_references(references)
         self.history: list[StepReport] = []
         self.objective = Objective(model, self.pictures, [len(reference) for reference in references], config)
         self.momentum: dict[str, Tensor] | None = None
@@ -296,7 +299,7 @@ class Training:
 
     def result(self) -> TrainingResult:
         """What has been trained so far, copied to the CPU."""
-        tailoring = tailoring_of(self.model, self.class_words, self.config, self.steps_done)
+        tailoring = tailoring_of(self.model, self.class_words, self.config, self.steps_done, self.small_references)
         return TrainingResult(tailoring, tuple(self.history))
 
     def state_dict(self) -> dict[str, Any]:

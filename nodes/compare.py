@@ -19,7 +19,7 @@ from .bridge.inputs import STRENGTHS, TAILORINGS, encoders_input, numbered_input
 from .bridge.letters import show_missing
 from .bridge.lists import different_numbers
 from .bridge.packages import needed_packages
-from .bridge.references import require_masks, without_gap
+from .bridge.references import compared_with
 from .bridge.sampler_cache import kept
 from .bridge.sampling import chosen, described, sampling_inputs
 from .bridge.socket_types import CATEGORY, Tailoring
@@ -39,7 +39,7 @@ class MagicTailorCompare(io.ComfyNode):
             display_name=NAME,
             category=CATEGORY,
             description="Draws every combination of strengths, seeds, prompts and tailorings, and puts them on one "
-            "sheet with labels, and with scores if it is given references and CLIP_VISIONs.",
+            "sheet with labels, and with scores if it is given CLIP_VISIONs.",
             search_aliases=["magictailor compare", "xy plot", "xyz plot", "grid", "strength test"],
             inputs=[
                 io.Model.Input("model", tooltip="The checkpoint's MODEL, without the tailoring."),
@@ -81,7 +81,7 @@ class MagicTailorCompare(io.ComfyNode):
                     tooltip="Side of each picture's place on the sheet, in pixels.",
                 ),
                 *sampling_inputs(advanced=True),
-                *reference_inputs(optional=True),
+                *reference_inputs(),
                 encoders_input(least=0),
             ],
             outputs=[
@@ -118,7 +118,7 @@ class MagicTailorCompare(io.ComfyNode):
                 for text in axes["prompt"]:
                     require_tokens(text, names, "prompts")
                 require_tokens(negative_prompt, names, "negative_prompt")
-            score = scorer(concept, components or {}, encoders or {})
+            score = scorer(concept, components or {}, encoders or {}, list(given.values()))
             pictures: list[torch.Tensor] = []
             for place in places:
                 tailoring = given[f"tailoring {place['tailoring']}"]
@@ -160,19 +160,18 @@ def require_possible(places, latent_image) -> None:
         raise InputError("latent_image", f"has {count} latents; every place of the sheet is one picture, so give one")
 
 
-def scorer(concept, components, encoders):
-    """Scores pictures, or gives None where nothing is there to compare with.
+def scorer(concept, components, encoders, tailorings):
+    """Scores pictures, or gives None where no CLIP_VISION is there.
 
     Raises:
-        InputError: only one of references and CLIP_VISIONs is given.
+        InputError: references are given without a CLIP_VISION, or it is and nothing is there to compare with.
     """
     seeing = {name: given for name, given in encoders.items() if given is not None}
-    if concept is None and not seeing:
+    if not seeing:
+        if concept is not None:
+            raise InputError("encoders", "is not connected, but concept is; scores need both")
         return lambda pictures: None
-    if concept is None or not seeing:
-        lacking, there = ("concept", "encoders") if concept is None else ("encoders", "concept")
-        raise InputError(lacking, f"is not connected, but {there} is; scores need both")
-    references = require_masks([concept, *without_gap(components)])
+    references = compared_with(concept, components, tailorings)
     asked = encoders_of(seeing)
     return lambda pictures: scored(pictures, references, asked)
 

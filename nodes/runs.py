@@ -1,7 +1,7 @@
 """The trainings that are kept on disk, and what they have learned so far."""
 
+from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 import torch
 from comfy_api.v0_0_2 import io, ui
@@ -9,6 +9,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..magictailor.errors import InputError
 from ..magictailor.formats.tailoring_file import load_tailoring
 from ..magictailor.runs import Run, Runs
+from ..magictailor.tailoring import Tailoring as LibraryTailoring
 from .bridge.convert import image_from_pil
 from .bridge.errors import artist_errors
 from .bridge.output_folders import runs_folder
@@ -63,7 +64,7 @@ class MagicTailorRuns(io.ComfyNode):
         with artist_errors(NAME, {"run": "press R and choose one"}):
             name, _, snapshot = run.partition("/")
             chosen = runs.named(name)
-            tailoring = load_tailoring(_snapshot(chosen, snapshot)) if snapshot else chosen.result().tailoring
+            tailoring = _at_snapshot(chosen, snapshot) if snapshot else chosen.result().tailoring
             picture = chosen.picture()
             deleted = [old for old in runs.older_than(delete_older_than) if old.name != name and delete_older_than]
             for old in deleted:
@@ -83,10 +84,12 @@ def _choices() -> list[str]:
     return names or [NOTHING_TRAINED]
 
 
-def _snapshot(run: Run, name: str) -> Path:
+def _at_snapshot(run: Run, name: str) -> LibraryTailoring:
     for path in run.snapshots:
         if path.name == name:
-            return path
+            record = run.record
+            # its file is without them, as every file is that nobody asked to carry them
+            return replace(load_tailoring(path), pictures=record.pictures if record else ())
     raise InputError("run", f"{run.name} has no snapshot {name!r}")
 
 

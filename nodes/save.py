@@ -12,6 +12,8 @@ from .bridge.output_folders import not_first, writable_folder
 from .bridge.socket_types import CATEGORY, Tailoring
 
 NAME = "Save Tailoring"
+PICTURES_INSIDE = "the file holds small copies of the pictures it was learned from"
+NO_PICTURES = "without pictures: this tailoring does not carry any of what it was learned from"
 
 
 class MagicTailorSave(io.ComfyNode):
@@ -39,6 +41,14 @@ class MagicTailorSave(io.ComfyNode):
                     tooltip="A picture for the lists of model managers, such as a first drawing; stored inside the "
                     "file with at most 256 pixels a side. Of a batch the first is taken.",
                 ),
+                io.Boolean.Input(
+                    "reference_pictures",
+                    default=False,
+                    optional=True,
+                    tooltip="Keeps small copies of the pictures it was learned from, and their masks, in the file (64 "
+                    "kB at most): MagicTailor Score and Compare then need nothing else to compare with. Whoever gets "
+                    "the file can look at them, so this is off unless you want it.",
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="lora_name", tooltip="The saved file, as the stock Load LoRA lists it."),
@@ -64,12 +74,12 @@ class MagicTailorSave(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, tailoring, name, thumbnail=None):
+    def execute(cls, tailoring, name, thumbnail=None, reference_pictures=False):
         loras, embeddings = (writable_folder(kind) for kind in ("loras", "embeddings"))
         with artist_errors(NAME, {"thumbnail": "connect another one or none"}):
             shown = None if thumbnail is None else image_to_library(thumbnail[:1], "thumbnail")[0]
             try:
-                saved = save_with_embeddings(tailoring, name, loras, embeddings, shown)
+                saved = save_with_embeddings(tailoring, name, loras, embeddings, shown, reference_pictures)
             except OSError as error:
                 raise InputError("loras", f"the files cannot be written ({error}); nothing was saved") from error
         lora_name = f"{saved.name}.safetensors"
@@ -77,4 +87,6 @@ class MagicTailorSave(io.ComfyNode):
         prompt = composed([f"embedding:{name}" for name in names])
         lines = [f"loras: {lora_name}", *(f"embeddings: {n}.safetensors" for n in names)]
         lines += [f"in {folder}: the folder before it cannot be written" for folder in not_first(loras, embeddings)]
+        if reference_pictures:
+            lines.append(PICTURES_INSIDE if tailoring.pictures else NO_PICTURES)
         return io.NodeOutput(lora_name, names, prompt, ui=ui.PreviewText("\n".join(lines)))

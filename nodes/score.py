@@ -8,12 +8,12 @@ from ..magictailor.scores.table import scored
 from ..magictailor.tokens import in_words
 from .bridge import host
 from .bridge.convert import images_to_library, masks_to_library
-from .bridge.encoders import encoders_of
+from .bridge.encoders import FURTHER, encoders_of, further_of
 from .bridge.errors import artist_errors
 from .bridge.inputs import encoders_input, numbered_inputs, reference_inputs
 from .bridge.lists import only
-from .bridge.references import COMPONENTS, require_masks, without_gap
-from .bridge.socket_types import CATEGORY, Scores
+from .bridge.references import COMPONENTS, compared_with
+from .bridge.socket_types import CATEGORY, Scores, Tailoring
 
 NAME = "MagicTailor Score"
 OF_COMPONENT = " masks"
@@ -63,6 +63,22 @@ class MagicTailorScore(io.ComfyNode):
                     tooltip="What was to be drawn; used with clip only. <v0>, <v1> ... are read as the class words of "
                     "the references. One for all pictures, or a list with one for each.",
                 ),
+                Tailoring.Input(
+                    "tailoring",
+                    optional=True,
+                    tooltip="In place of concept and components: a tailoring that carries small copies of what it was "
+                    "learned from. Train's does, a file does if it was saved with reference_pictures.",
+                ),
+                io.Combo.Input(
+                    "further_measures",
+                    options=list(FURTHER),
+                    default="none",
+                    optional=True,
+                    advanced=True,
+                    tooltip="DreamSim and LPIPS, beside the CLIP_VISIONs, as 1 less their distance. They need "
+                    "the packages dreamsim and lpips, and their weights in models/dreamsim and models/lpips; nothing "
+                    "is downloaded.",
+                ),
             ],
             outputs=[
                 Scores.Output(display_name="scores", tooltip="For MagicTailor Pick."),
@@ -82,13 +98,14 @@ class MagicTailorScore(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, images, concept, components, encoders, concept_masks=None, component_masks=None, clip=None, prompt=()
-    ):
+        cls, images, encoders, concept=(None,), components=None, concept_masks=None, component_masks=None, clip=None,
+        prompt=(), tailoring=(None,), further_measures=("none",),
+    ):  # fmt: skip
         with artist_errors(NAME):
             pictures = images_to_library(images)
-            given = [concept, *without_gap(components)]
-            names = ["concept", *COMPONENTS]
-            references = require_masks([only(name, some) for name, some in zip(names, given, strict=False)])
+            single = {name: only(name, some) for name, some in (components or {}).items()}
+            carrying = [given for given in (only("tailoring", tailoring),) if given is not None]
+            references = compared_with(only("concept", concept), single, carrying)
             masks = [concept_masks, *_of_components(component_masks or {}, len(references) - 1)]
             prompts = []
             if clip is not None:
@@ -97,6 +114,7 @@ class MagicTailorScore(io.ComfyNode):
                 prompts = prompts * len(pictures) if len(prompts) == 1 else prompts
             seeing = {name: only(name, some) for name, some in encoders.items()}
             asked = encoders_of(seeing, clip and only("clip", clip))
+            asked += further_of(only("further_measures", further_measures))
             found = scored(
                 pictures,
                 references,

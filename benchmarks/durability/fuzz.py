@@ -32,7 +32,9 @@ from magictailor.formats.picture_file import read_mask, read_picture
 from magictailor.formats.released_program import LORA_FILE, TABLE_FILE, TOKENIZER_FOLDER, VOCABULARY
 from magictailor.formats.run_state import RECORD as STATE_RECORD
 from magictailor.formats.run_state import RunRecord, write_state
+from magictailor.formats.small_references import SmallReference, small_references
 from magictailor.formats.tailoring_file import RECORD, load_tailoring, save_tailoring
+from magictailor.reference import Reference
 from magictailor.runs import Run, Runs
 from magictailor.tailoring import Tailoring, Token
 from magictailor.tokens import require_tokens
@@ -149,7 +151,7 @@ def _watched(place: pathlib.Path, faults: list[str]) -> Iterator[None]:
 
 def targets(folder: pathlib.Path) -> list[Target]:
     """Of the library; whole files to begin with are made in the folder."""
-    tailoring = _bytes_of(folder, lambda path: save_tailoring(_tailoring(), path))
+    tailoring = _bytes_of(folder, lambda path: save_tailoring(_tailoring(), path, reference_pictures=True))
     state = _bytes_of(folder, lambda path: write_state(path, _record(), _state()))
     lora = released_lora(folder)
     table = BytesIO()
@@ -325,7 +327,7 @@ def _values() -> st.SearchStrategy[tuple]:
 def _tailoring() -> Tailoring:
     lora = {f"{LAYER}.lora_down.weight": torch.ones(2, 4), f"{LAYER}.lora_up.weight": torch.ones(4, 2)}
     tokens = tuple(Token(f"<v{n}>", word, {"clip_l": torch.ones(8)}) for n, word in enumerate(("tower", "roof")))
-    return Tailoring("sd1", lora | {f"{LAYER}.alpha": torch.tensor(2.0)}, tokens, _config(), 2)
+    return Tailoring("sd1", lora | {f"{LAYER}.alpha": torch.tensor(2.0)}, tokens, _config(), 2, pictures=_small())
 
 
 def _tailoring_record() -> dict:
@@ -338,7 +340,13 @@ def _config() -> TailorConfig:
 
 
 def _record() -> RunRecord:
-    return RunRecord(SD1.name, ("tower", "roof"), _config(), {"model": "ab", "pictures": "cd"}, 2)
+    return RunRecord(SD1.name, ("tower", "roof"), _config(), {"model": "ab", "pictures": "cd"}, 2, pictures=_small())
+
+
+def _small() -> tuple[SmallReference, ...]:
+    mask = torch.zeros(32, 32)
+    mask[8:24, 8:24] = 1
+    return small_references([Reference(word, (torch.full((3, 32, 32), 0.5),), (mask,)) for word in ("tower", "roof")])
 
 
 def _state() -> dict:
@@ -390,7 +398,8 @@ def _bytes_of(folder: pathlib.Path, write: Callable[[pathlib.Path], None]) -> by
 def _read_tailoring(contents: bytes, place: pathlib.Path) -> None:
     path = place / "x.safetensors"
     path.write_bytes(contents)
-    load_tailoring(path)
+    loaded = load_tailoring(path)
+    _ = loaded.pictures and loaded.references()
 
 
 def _read_run(contents: bytes, place: pathlib.Path) -> None:

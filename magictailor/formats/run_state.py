@@ -19,6 +19,7 @@ from torch import Tensor
 from ..config import TailorConfig
 from ..errors import InputError
 from ..training import StepReport
+from .small_references import SmallReference, packed, unpacked
 from .weights_file import write_tensors
 
 RECORD = "magictailor_run"
@@ -37,6 +38,7 @@ class RunRecord:
         identity: fingerprints of all else that decides the result, by what a person calls it.
         steps_done: how far it is.
         text_layer: as in `Tailoring`.
+        pictures: small ones of its references; none in states of earlier versions.
     """
 
     family_name: str
@@ -45,6 +47,7 @@ class RunRecord:
     identity: Mapping[str, str]
     steps_done: int
     text_layer: int | None = None
+    pictures: tuple[SmallReference, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -75,6 +78,7 @@ def write_state(path: Path, record: RunRecord, state: Mapping[str, Any]) -> None
         "steps_done": record.steps_done,
         "scaler": state["scaler"],
         "history": [_packed(report) for report in state["history"]],
+        "pictures": packed(record.pictures),
     }
     if record.text_layer is not None:
         written["text_layer"] = record.text_layer
@@ -121,6 +125,7 @@ def _read(path: Path, tensors: bool) -> tuple[RunRecord, dict[str, Any]]:
             dict(content["identity"]),
             content["steps_done"],
             content.get("text_layer"),
+            unpacked(content.get("pictures", []), len(words)),
         )
         history = [_unpacked(step, packed, len(words)) for step, packed in enumerate(content["history"], 1)]
         state = {"steps_done": record.steps_done, "history": history, "scaler": dict(content["scaler"])}

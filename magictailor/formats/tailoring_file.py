@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -30,9 +30,11 @@ from .file_name import checked_name, prompt_name
 from .new_file import file_words, free_names
 from .other_trainers import BUNDLE_PREFIX, TEXT_LORA, load_foreign
 from .released_program import LORA_FILE, is_released, load_released
+from .small_references import MOST_CHARACTERS, SmallReference, packed, unpacked
 from .weights_file import are_finite, read_weights, write_tensors
 
 RECORD = "magictailor"
+PICTURES = "magictailor_references"
 RECORD_VERSION = 1
 UNFINISHED = "magictailor_unfinished"
 NOTHING_LEARNED = (
@@ -40,11 +42,15 @@ NOTHING_LEARNED = (
 )
 
 
-def save_tailoring(tailoring: Tailoring, path: Path, thumbnail: Tensor | None = None) -> None:
+def save_tailoring(
+    tailoring: Tailoring, path: Path, thumbnail: Tensor | None = None, reference_pictures: bool = False
+) -> None:
     """Write a tailoring to a new file.
 
     Args:
         thumbnail: (3, H, W) in [0, 1], shown by model managers; stored with at most 256 pixels a side.
+        reference_pictures: whether the file carries the tailoring's small pictures of what it was learned from; whoever
+            has the file sees them.
 
     Raises:
         FileExistsError: the file is there already; it is left as it is.
@@ -56,7 +62,9 @@ def save_tailoring(tailoring: Tailoring, path: Path, thumbnail: Tensor | None = 
             tensors[f"{BUNDLE_PREFIX}{token.name}.{key}"] = rows
     tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
     jpeg = None if thumbnail is None else thumbnail_jpeg(thumbnail)
-    write_tensors(path, tensors, metadata_of(tailoring, path.stem) | _hashes(tensors) | _picture(jpeg) | _date())
+    carried = {PICTURES: json.dumps(packed(tailoring.pictures))} if reference_pictures and tailoring.pictures else {}
+    metadata = metadata_of(tailoring, path.stem) | carried | _hashes(tensors) | _picture(jpeg) | _date()
+    write_tensors(path, tensors, metadata)
 
 
 def save_embedding(token: Token, path: Path) -> None:
@@ -84,7 +92,12 @@ class SavedTailoring:
 
 
 def save_with_embeddings(
-    tailoring: Tailoring, wanted: str, loras: Path, embeddings: Path, thumbnail: Tensor | None = None
+    tailoring: Tailoring,
+    wanted: str,
+    loras: Path,
+    embeddings: Path,
+    thumbnail: Tensor | None = None,
+    reference_pictures: bool = False,
 ) -> SavedTailoring:
     """Save under the first of wanted, wanted_2, wanted_3 ... of which no file is there: all files, or none.
 
@@ -92,7 +105,7 @@ def save_with_embeddings(
         wanted: name, see `checked_name`.
         loras: folder of the tailoring.
         embeddings: folder of the embeddings, called as `embedding_name` says.
-        thumbnail: as in `save_tailoring`.
+        thumbnail, reference_pictures: as in `save_tailoring`.
 
     Raises:
         InputError: the name or the thumbnail cannot be used.
@@ -108,7 +121,7 @@ def save_with_embeddings(
                 embedding = embeddings / f"{embedding_name(name, token)}.safetensors"
                 save_embedding(token, embedding)
                 written.append(embedding)
-            save_tailoring(tailoring, path, thumbnail)
+            save_tailoring(tailoring, path, thumbnail, reference_pictures)
             return SavedTailoring(name, path, tuple(written))
         except BaseException as error:
             for embedding in written:
@@ -267,7 +280,8 @@ def load_tailoring(path: Path) -> Tailoring:
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise _refused(path, f"cannot be read as safetensors; it is cut off or not such a file ({error})") from error
     if RECORD in metadata:
-        return _restored(path, metadata[RECORD], tensors)
+        tailoring = _restored(path, metadata[RECORD], tensors)
+        return replace(tailoring, pictures=_pictures(path, metadata.get(PICTURES), len(tailoring.tokens)))
     if path.name == LORA_FILE and is_released(path.parent):
         return load_released(path.parent)
     tailoring = load_foreign(path, tensors, metadata)
@@ -314,6 +328,18 @@ def _restored(path: Path, record_text: str, tensors: Mapping[str, Tensor]) -> Ta
         raise _refused(path, f"holds {bundled} embeddings where its record names {len(tokens) * len(keys)}")
     _check_lora(path, lora, family.lora_layout, foreign=config is None)
     return Tailoring(family_name, lora, tokens, config, steps, text_layer=layer)
+
+
+def _pictures(path: Path, text: str | None, count: int) -> tuple[SmallReference, ...]:
+    if text is None:
+        return ()
+    try:
+        # brackets, quotes and commas are few beside the pictures
+        if len(text) > 2 * MOST_CHARACTERS:
+            raise ValueError(f"they have {len(text)} characters")
+        return unpacked(json.loads(text), count)
+    except (ValueError, RecursionError) as error:
+        raise _refused(path, f"the pictures of its references are damaged ({error})") from error
 
 
 def _embedding_keys(path: Path, family: Family, tensors: Mapping[str, Tensor]) -> list[str]:

@@ -156,10 +156,15 @@ def numbered_inputs(name: str, each: io.Input, names: Sequence[str], tooltip: st
     return io.Autogrow.Input(name, template=template, tooltip=tooltip)
 
 
-def reference_inputs(optional: bool = False) -> list[io.Input]:
+def reference_inputs() -> list[io.Input]:
     """What pictures are compared with."""
     return [
-        Reference.Input("concept", optional=optional, tooltip="The concept's pictures and masks, as Train takes them."),
+        Reference.Input(
+            "concept",
+            optional=True,
+            tooltip="The concept's pictures and masks, as Train takes them. Without, the small pictures that the "
+            "tailoring itself carries are taken, for the components too.",
+        ),
         numbered_inputs(
             "components",
             Reference.Input("component", tooltip="A component's pictures and masks, as Train takes them."),

@@ -1,10 +1,11 @@
 """References as nodes are given them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from ...magictailor.errors import InputError
 from ...magictailor.reference import Reference
+from ...magictailor.tailoring import Tailoring
 from .socket_types import WithoutMasks
 
 COMPONENTS = tuple(f"component {number}" for number in range(1, 9))
@@ -39,3 +40,35 @@ def require_masks(references: Iterable[Reference | WithoutMasks]) -> list[Refere
             raise RuntimeError(reference.complaint)
         found.append(reference)
     return found
+
+
+def compared_with(
+    concept: Reference | WithoutMasks | None,
+    components: Mapping[str, Reference | WithoutMasks | None],
+    tailorings: Sequence[Tailoring],
+) -> list[Reference]:
+    """What drawn pictures are compared with: the given references or, without any, the small ones of tailorings.
+
+    Raises:
+        InputError: components are given without a concept, or the tailorings were learned from different pictures
+            or carry none; names "concept". They are damaged; names "tailoring".
+        RuntimeError: a reference has no masks.
+    """
+    given: list[Reference | WithoutMasks] = without_gap(components)
+    if concept is not None:
+        return require_masks([concept, *given])
+    if given or not tailorings:
+        raise InputError("concept", "is not connected; connect all references, or none and a tailoring that has them")
+    if len({tailoring.pictures for tailoring in tailorings}) > 1:
+        raise InputError(
+            "concept",
+            "is not connected, and the tailorings were not all learned from the same pictures, or do not all carry "
+            "them; connect what to compare with",
+        )
+    if not tailorings[0].pictures:
+        raise InputError(
+            "concept",
+            "is not connected, and the tailoring carries no pictures of what it was learned from; connect the "
+            "references, or take a tailoring that was saved with reference_pictures",
+        )
+    return tailorings[0].references()

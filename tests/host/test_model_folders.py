@@ -39,6 +39,11 @@ def test_save_goes_on_to_the_next_folder_that_can_be_written_and_says_so(
     assert [path.name for path in (tmp_path / "loras").iterdir()] == ["mine.safetensors"]
     assert [path.name for path in (tmp_path / "embeddings").iterdir()] == ["mine_v0.safetensors"]
     (shown,) = saved.ui.as_dict()["text"]
+    assert "pictures" not in shown
+    asked = nodes.MagicTailorSave.execute(tailoring, "asked", reference_pictures=True)
+    assert "does not carry any" in asked.ui.as_dict()["text"][0]
+    for path in (tmp_path / "embeddings").glob("asked*"):
+        path.unlink()
     assert shown.count("the folder before it cannot be written") == 2 and str(tmp_path / "loras") in shown
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(cannot_be_written / "loras")], set()))
     with pytest.raises(ValueError, match="^Save Tailoring, loras: the files cannot be written .*nothing was saved"):

@@ -145,12 +145,57 @@ def test_each_picture_is_most_like_what_it_shows(nodes, toy_town_vision, given):
         ({"concept": [1, 2]}, "concept: is a list of 2"),
         ({"concept_masks": [torch.ones(2, 64, 64)]}, "2 masks for 6"),
         ({"prompt": ["<v2>"], "clip": [None]}, "only house, roof"),
+        ({"further_measures": ["LPIPS"]}, "further_measures: LPIPS needs the package lpips; pip install lpips"),
     ],
 )
 def test_what_does_not_belong_together_is_told(nodes, toy_town_vision, given, changes, told):
     changes = changes | ({"clip": [toy_town_vision[1]]} if "clip" in changes else {})
     with pytest.raises(ValueError, match=f"^MagicTailor Score, .*{told}"):
         score(nodes, given, **changes)
+
+
+def tailoring_of(library, given, **changes):
+    known = [given["concept"][0], given["components"]["component 1"][0]]
+    tokens = tuple(library.tailoring.Token(f"<v{n}>", k.class_word, {}) for n, k in enumerate(known))
+    small = library.formats.small_references.small_references(known)
+    return dataclasses.replace(library.tailoring.Tailoring("sd1", {}, tokens, None, None, pictures=small), **changes)
+
+
+def test_a_tailoring_stands_in_for_the_references_it_was_learned_from(nodes, library, given):
+    tailoring = tailoring_of(library, given)
+    alone = given | {"concept": [None], "components": None, "tailoring": [tailoring]}
+    found, wanted = (score(nodes, inputs)[0] for inputs in (alone, given))
+    assert [c.title for c in found.columns] == [c.title for c in wanted.columns]
+    for one, other in zip(found.columns, wanted.columns, strict=True):
+        assert one.values == pytest.approx(other.values, abs=0.05)
+    # what is connected counts
+    other = tailoring_of(library, given, pictures=tailoring.pictures[::-1])
+    assert score(nodes, given, tailoring=[other])[1] == score(nodes, given)[1]
+    assert score(nodes, alone, tailoring=[other])[1] != score(nodes, alone)[1]
+    without = tailoring_of(library, given, pictures=())
+    for changes, told in (
+        ({"tailoring": [None]}, "is not connected; connect all references, or none and a tailoring"),
+        ({"tailoring": [without]}, "carries no pictures .*saved with reference_pictures"),
+        ({"components": given["components"]}, "is not connected; connect all references"),
+    ):
+        with pytest.raises(ValueError, match=f"^MagicTailor Score, concept: .*{told}"):
+            score(nodes, alone, **changes)
+
+
+def test_compare_takes_the_pictures_that_all_its_tailorings_carry(host, nodes, library, given):
+    compare = importlib.import_module(f"{nodes.__name__}.compare")
+    tailoring = tailoring_of(library, given)
+    seeing = {name: vision[0] for name, vision in given["encoders"].items()}
+    pictures = [image[0].movedim(-1, 0) for image in given["images"]]
+    with torch.inference_mode():
+        found = compare.scorer(None, {}, seeing, [tailoring, tailoring.labelled("again")])(pictures)
+    assert found.text == score(nodes, given | {"concept": [None], "components": {}, "tailoring": [tailoring]})[1]
+    assert compare.scorer(None, {}, {}, [tailoring])(pictures) is None
+    other = tailoring_of(library, given, pictures=tailoring.pictures[::-1])
+    with pytest.raises(library.errors.InputError, match="^concept: .*not all learned from the same pictures"):
+        compare.scorer(None, {}, seeing, [tailoring, other])
+    with pytest.raises(library.errors.InputError, match="^encoders: is not connected, but concept is"):
+        compare.scorer(given["concept"][0], {}, {}, [tailoring])
 
 
 def pick(nodes, images, scores, **changes):
