@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..formats.new_file import new_file
 from ..memory import is_out_of_memory
 from ..training import TrainingDiverged
+from .storage import Storage, read_file
 
 RESTARTS = 3  # of the processes, when one is killed
 Row = dict[str, Any]
@@ -67,19 +68,20 @@ class Outcome:
     failure: str = ""
 
 
-def outcome_of(folder: Path, job: Job) -> Outcome | None:
+def outcome_of(folder: Path | Storage, job: Job) -> Outcome | None:
     """The result of a job that is done; None if it is not.
 
     Args:
         folder: of all jobs.
     """
-    with suppress(FileNotFoundError):
-        found = json.loads((folder / job.name / job.result_file).read_text(encoding="utf-8"))
-        return Outcome(tuple(found["rows"]), found["seconds"])
-    return None
+    text = read_file(folder, f"{job.name}/{job.result_file}")
+    if text is None:
+        return None
+    found = json.loads(text)
+    return Outcome(tuple(found["rows"]), found["seconds"])
 
 
-def do(work: Work, job: Job, folder: Path, device: str) -> Outcome:
+def do(work: Work, job: Job, folder: Path | Storage, device: str) -> Outcome:
     """Do a job, unless it is done.
 
     What the user has to change, and a training that cannot go on, are told in the outcome.
@@ -87,6 +89,12 @@ def do(work: Work, job: Job, folder: Path, device: str) -> Outcome:
     known = outcome_of(folder, job)
     if known is not None:
         return known
+    if isinstance(folder, Storage):
+        try:
+            with folder.brought(job.name, last=lambda name: name == f"{job.name}/{job.result_file}") as here:
+                return do(work, job, here, device)
+        except OSError as error:
+            return Outcome(failure=f"{folder.url}: {' '.join(str(error).split())}")
     started = time.monotonic()
     own = folder / job.name
     own.mkdir(parents=True, exist_ok=True)
@@ -107,7 +115,7 @@ def do(work: Work, job: Job, folder: Path, device: str) -> Outcome:
 def perform(
     work: Work,
     jobs: Sequence[Job],
-    folder: Path,
+    folder: Path | Storage,
     devices: Sequence[str],
     after_job: Callable[[Job, Outcome], None] = lambda job, outcome: None,
 ) -> dict[str, Outcome]:
@@ -156,13 +164,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _here(work: Work, jobs: Sequence[Job], folder: Path, device: str) -> Iterator[tuple[Job, Outcome]]:
+def _here(work: Work, jobs: Sequence[Job], folder: Path | Storage, device: str) -> Iterator[tuple[Job, Outcome]]:
     for job in jobs:
         yield job, do(work, job, folder, device)
 
 
 def _in_processes(
-    work: Work, jobs: Sequence[Job], folder: Path, devices: Sequence[str]
+    work: Work, jobs: Sequence[Job], folder: Path | Storage, devices: Sequence[str]
 ) -> Iterator[tuple[Job, Outcome]]:
     # not forked: a copy of a process that has used torch's threads may hang
     spawning = multiprocessing.get_context("spawn")
@@ -198,7 +206,7 @@ def _take_device(free: Any) -> None:
     _device = free.get()
 
 
-def _do_here(work: Work, job: Job, folder: Path) -> Outcome:
+def _do_here(work: Work, job: Job, folder: Path | Storage) -> Outcome:
     return do(work, job, folder, _device)
 
 

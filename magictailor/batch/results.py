@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from PIL import Image
 
@@ -15,21 +16,33 @@ from ..formats.new_file import replaced_file
 from ..formats.picture_file import read_picture
 from ..report.grid import labelled_grid
 from .jobs import Job, Outcome, Row
+from .storage import Storage
 
 TABLE, SHEET, PAGE = "results.csv", "contact_sheet.jpg", "results.html"
 LINKS = ("picture", "tailoring")
 MOST_COLUMNS, MOST_ROWS = 12, 60  # of a contact sheet
 
 
-def write_results(folder: Path, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[Path]:
+def write_results(folder: Path | Storage, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[str]:
     """Write table, contact sheet and page of all jobs that have a result, in place of those of an earlier call.
 
     Args:
         folder: of all jobs; rows name pictures and tailorings relative to it.
 
     Returns:
-        the files.
+        paths or addresses of the files.
     """
+    if isinstance(folder, Path):
+        return [str(path) for path in _written(folder, jobs, outcomes)]
+    with TemporaryDirectory(prefix="magictailor_") as place:
+        pictures = [row["picture"] for rows in _shown(jobs, outcomes) for row in rows if "picture" in row]
+        folder.fetch(pictures, Path(place))
+        names = [path.name for path in _written(Path(place), jobs, outcomes)]
+        folder.store(Path(place), names)
+    return [f"{folder.url.rstrip('/')}/{name}" for name in names]
+
+
+def _written(folder: Path, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[Path]:
     rows = [row for job in jobs for row in outcomes[job.name].rows]
     failures = {job.name: outcomes[job.name].failure for job in jobs if outcomes[job.name].failure}
     written = [_replaced(folder / TABLE, as_csv(rows).encode())]
@@ -42,16 +55,19 @@ def write_results(folder: Path, jobs: Sequence[Job], outcomes: Mapping[str, Outc
 
 
 def _contact_sheet(folder: Path, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> Image.Image:
-    shown = [(job, outcomes[job.name].rows) for job in jobs if outcomes[job.name].rows][:MOST_ROWS]
-    width = min(MOST_COLUMNS, max(len(rows) for _, rows in shown))
-    first = shown[0][1]
+    shown = _shown(jobs, outcomes)
+    width = max(map(len, shown))
     pictures = [
-        [read_picture(folder / row["picture"]).image for row in rows[:width]] + [None] * (width - len(rows[:width]))
-        for _, rows in shown
+        [read_picture(folder / row["picture"]).image for row in rows] + [None] * (width - len(rows)) for rows in shown
     ]
-    labels = [_label(rows[0]) for _, rows in shown]
-    heads = [f"{row.get('prompt', '')} #{row.get('noise seed', '')}" for row in first[:width]]
+    labels = [_label(rows[0]) for rows in shown]
+    heads = [f"{row.get('prompt', '')} #{row.get('noise seed', '')}" for row in shown[0]]
     return labelled_grid(pictures, labels, heads + [""] * (width - len(heads)), tile=160)
+
+
+def _shown(jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> list[tuple[Row, ...]]:
+    """Of each job on the contact sheet, what is shown of it."""
+    return [outcomes[job.name].rows[:MOST_COLUMNS] for job in jobs if outcomes[job.name].rows][:MOST_ROWS]
 
 
 def _label(row: Row) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
@@ -56,6 +57,38 @@ class CheckpointSource:
 
 
 @dataclass(frozen=True)
+class Asha:
+    """How early, and how sharply.
+
+    Attributes:
+        grace_period: steps before a training is judged for the first time, 1 or more.
+        reduction_factor: above 1; 4 lets a quarter go on.
+
+    Raises:
+        InputError: a value is out of its range; names it.
+    """
+
+    grace_period: int
+    reduction_factor: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.grace_period < 1:
+            raise InputError("asha_grace_period", f"is {self.grace_period}; it has to be 1 or more")
+        if not 1.0 < self.reduction_factor < math.inf:
+            raise InputError("asha_reduction_factor", f"is {self.reduction_factor:g}; it has to be more than 1")
+
+    def rungs(self, total_steps: int) -> tuple[int, ...]:
+        """The steps after which a training of so many is judged; never after its last."""
+        found: list[int] = []
+        step = float(self.grace_period)
+        while (rung := math.ceil(step)) < total_steps:
+            if rung not in found:
+                found.append(rung)
+            step *= self.reduction_factor
+        return tuple(found)
+
+
+@dataclass(frozen=True)
 class TailorTask:
     """One training and what is drawn with it.
 
@@ -83,6 +116,22 @@ class TailorTask:
 
 
 @dataclass(frozen=True)
+class JudgedTask(TailorTask):
+    """The same, which may be ended early.
+
+    Attributes:
+        asha: what ends it.
+    """
+
+    asha: Asha = field(kw_only=True)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The steps after which it is judged."""
+        return self.asha.rungs(self.config.total_steps)
+
+
+@dataclass(frozen=True)
 class Study:
     """All that a batch does.
 
@@ -93,6 +142,7 @@ class Study:
         grid: values to try of each hyper-parameter; all combinations are trained.
         drawing: with each tailoring.
         encoders: folders of CLIPs and DINOv2s in transformers' layout, which score the pictures.
+        asha: ends trainings early; None trains all to the end.
 
     Raises:
         InputError: there is nothing to train, or a setting cannot be used; names it.
@@ -104,10 +154,13 @@ class Study:
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     drawing: Drawing = Drawing()
     encoders: tuple[Path, ...] = ()
+    asha: Asha | None = None
 
     def __post_init__(self) -> None:
         for folder in self.encoders:
             require_encoder(folder)
+        if self.asha and not self.encoders:
+            raise InputError("encoders", "there are none, and ASHA ends trainings by their scores")
         for name in (*self.settings, *self.grid):
             if name not in knobs():
                 raise InputError("grid" if name in self.grid else "settings", f"there is no setting {name!r}")
@@ -125,6 +178,8 @@ class Study:
                 config = TailorConfig(**{**self.settings, **varied})
                 encoders = tuple(map(str, self.encoders))
                 task = TailorTask(str(pair), pictures, config, varied, self.checkpoint, self.drawing, encoders)
+                if self.asha:
+                    task = JudgedTask(**vars(task), asha=self.asha)
                 jobs.append(Job(task.name, task))
         if len({job.name for job in jobs}) < len(jobs):
             raise InputError("pairs", "one of them is there twice, or two combinations of settings are the same")

@@ -6,8 +6,11 @@ import hashlib
 import importlib
 import re
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -21,24 +24,29 @@ from ..formats.tailoring_file import save_tailoring
 from ..reference import Reference
 from ..runs import Plan, Run, RunInUse, Runs, plan_of
 from ..sampling import picture_size
-from ..scores.encoders import VisionEncoder, load_encoder
-from ..scores.table import scored
-from ..tailoring import put_into
+from ..scores.encoders import Encoder, load_encoder
+from ..scores.table import ScoreTable, scored
+from ..tailoring import Tailoring, put_into
 from ..tokens import in_words
 from ..training import Training, TrainingResult
+from .early_stopping import GoesOn, judged
 from .jobs import Job, Row
 from .study import CheckpointSource, Drawing, TailorTask
 
 TAILORING = "tailoring.safetensors"
+PREVIEWS = 4  # pictures that a training is judged by, at most
+Paths = dict[tuple[str, int], Path]
+"""Pictures by their prompt and seed."""
 # a process whose machine was given up ends within seconds of noticing
 WAIT, WAITS = 1.0, 60
 
 
-def tailored(job: Job, folder: Path, device: str) -> list[Row]:
+def tailored(job: Job, folder: Path, device: str, goes_on: GoesOn | None = None) -> list[Row]:
     """Train, draw and score; every step that is on disk, and every picture, is taken from there.
 
     Args:
         job: with a `TailorTask`.
+        goes_on: with it, a `JudgedTask` may be ended early; nothing but the previews is drawn with that.
 
     Returns:
         a row for each picture, its path relative to the folder of all jobs.
@@ -60,50 +68,80 @@ def tailored(job: Job, folder: Path, device: str) -> list[Row]:
         str(precision_for(task.config.mixed_precision, place)),
         {"checkpoint": task.checkpoint.fingerprint},
     )
-    result, model = _learned(checkpoint, references, plan, Runs(folder / "runs"), place)
-    if not (folder / TAILORING).exists():
-        save_tailoring(result.tailoring, folder / TAILORING)
-    drawing = task.drawing
-    wanted = [(prompt or result.tailoring.prompt, seed) for prompt in drawing.prompts for seed in drawing.seeds]
-    paths = {drawn: folder / _picture_name(*drawn, drawing) for drawn in wanted}
-    if missing := [drawn for drawn, path in paths.items() if not path.exists()]:
+
+    def score(training: Training) -> float:
+        paths = _previews(task.drawing, training.result().tailoring, folder)
+        _draw(training.model, checkpoint, paths, task)
+        return fmean(_scored(task.encoders, references, paths, place).likeness)
+
+    def is_continued(training: Training) -> bool:
+        return goes_on is None or judged(job, folder.parent, training.steps_done, lambda: score(training), goes_on)
+
+    result, model = _learned(checkpoint, references, plan, Runs(folder / "runs"), place, is_continued)
+    tailoring = result.tailoring
+    paths = (_pictures if tailoring.finished else _previews)(task.drawing, tailoring, folder)
+    file = TAILORING if tailoring.finished else f"tailoring_at_step_{tailoring.steps_done}.safetensors"
+    if not (folder / file).exists():
+        save_tailoring(tailoring, folder / file)
+    if not all(path.exists() for path in paths.values()):
         if model is None:
             model = checkpoint.model(plan.class_words, task.config, place)
-            put_into(model, result.tailoring)
-        _draw(model, checkpoint, missing, paths, drawing, task)
+            put_into(model, tailoring)
+        _draw(model, checkpoint, paths, task)
     final = result.history[-1]
-    common = {"pair": Path(task.pair).name, **task.varied, "tailoring": f"{folder.name}/{TAILORING}"}
+    common: Row = {"pair": Path(task.pair).name, **task.varied, "tailoring": f"{folder.name}/{file}"}
+    if not tailoring.finished:
+        common["ended at step"] = tailoring.steps_done
     # by role, not by word: the same columns for all pairs
     losses = {"concept loss" if n == 0 else f"component {n} loss": loss for n, loss in enumerate(final.diffusion)}
-    scores = _scores(task.encoders, references, paths, place)
+    scores = _scored(task.encoders, references, paths, place).rows() if task.encoders else [{} for _ in paths]
     return [
-        {**common, "prompt": prompt, "noise seed": seed, "picture": f"{folder.name}/{path.name}", **losses, **found}
+        {
+            **common,
+            "prompt": prompt,
+            "noise seed": seed,
+            "picture": f"{folder.name}/{path.relative_to(folder).as_posix()}",
+        }
+        | losses
+        | found
         for ((prompt, seed), path), found in zip(paths.items(), scores, strict=True)
     ]
 
 
-def _scores(
-    encoders: tuple[str, ...], references: list[Reference], paths: dict[tuple[str, int], Path], device: torch.device
-) -> list[dict[str, float]]:
+def _pictures(drawing: Drawing, tailoring: Tailoring, folder: Path) -> Paths:
+    wanted = [(prompt or tailoring.prompt, seed) for prompt in drawing.prompts for seed in drawing.seeds]
+    return {drawn: folder / _picture_name(*drawn, drawing) for drawn in wanted}
+
+
+def _previews(drawing: Drawing, tailoring: Tailoring, folder: Path) -> Paths:
+    """What a training is judged by: the first of what it would draw at its end."""
+    few = replace(drawing, prompts=drawing.prompts[:1], seeds=drawing.seeds[:PREVIEWS])
+    return _pictures(few, tailoring, folder / f"at_step_{tailoring.steps_done}")
+
+
+def _scored(encoders: tuple[str, ...], references: list[Reference], paths: Paths, device: torch.device) -> ScoreTable:
     """Of whole pictures, as they are on disk; by role, so that all pairs share their columns."""
-    if not encoders:
-        return [{} for _ in paths]
     pictures = [read_picture(path).image for path in paths.values()]
     words = [reference.class_word for reference in references]
     prompts = [in_words(prompt, words) for prompt, _ in paths]
     roles = [f"component {n}" if n else "concept" for n in range(len(references))]
     opened = [_encoder(folder, device) for folder in encoders]
-    return scored(pictures, references, opened, prompts=prompts, names=roles).rows()
+    return scored(pictures, references, opened, prompts=prompts, names=roles)
 
 
 @lru_cache(maxsize=4)
-def _encoder(folder: str, device: torch.device) -> VisionEncoder:
+def _encoder(folder: str, device: torch.device) -> Encoder:
     """An encoder, which this process keeps for its other jobs."""
     return load_encoder(Path(folder), device)
 
 
 def _learned(
-    checkpoint: Checkpoint, references: list[Reference], plan: Plan, runs: Runs, device: torch.device
+    checkpoint: Checkpoint,
+    references: list[Reference],
+    plan: Plan,
+    runs: Runs,
+    device: torch.device,
+    is_continued: Callable[[Training], bool],
 ) -> tuple[TrainingResult, Backbone | None]:
     """What was learned, and the model that knows it if one was needed."""
     for left in range(WAITS, -1, -1):
@@ -112,7 +150,7 @@ def _learned(
         if record is not None and record.steps_done == plan.config.total_steps:
             return run.result(), None
         try:
-            return _trained(checkpoint, references, plan, run, device)
+            return _trained(checkpoint, references, plan, run, device, is_continued)
         except RunInUse:
             if not left:
                 raise
@@ -121,34 +159,37 @@ def _learned(
 
 
 def _trained(
-    checkpoint: Checkpoint, references: list[Reference], plan: Plan, run: Run, device: torch.device
+    checkpoint: Checkpoint,
+    references: list[Reference],
+    plan: Plan,
+    run: Run,
+    device: torch.device,
+    is_continued: Callable[[Training], bool],
 ) -> tuple[TrainingResult, Backbone]:
     model = checkpoint.model(plan.class_words, plan.config, device)
     training = Training(model, references, plan.config)
     run.restore(training)
     with run.kept(training, plan, run.folder) as keeper:
-        for _ in training:
+        steps = iter(training)
+        while is_continued(training) and next(steps, None):
             keeper.after_step()
     return training.result(), model
 
 
-def _draw(
-    model: Backbone,
-    checkpoint: Checkpoint,
-    wanted: list[tuple[str, int]],
-    paths: dict[tuple[str, int], Path],
-    drawing: Drawing,
-    task: TailorTask,
-) -> None:
+def _draw(model: Backbone, checkpoint: Checkpoint, paths: Paths, task: TailorTask) -> None:
+    """Draw what is not there yet."""
+    drawing = task.drawing
     size = picture_size(model, drawing.width, drawing.height)
-    for prompt in {drawing.negative_prompt, *(prompt for prompt, _ in wanted)}:
+    for prompt in {drawing.negative_prompt, *(prompt for prompt, _ in paths)}:
         model.require_readable(prompt)
     decode = checkpoint.decoder(model.device)
-    for prompt, seed in wanted:
+    for (prompt, seed), path in paths.items():
+        if path.exists():
+            continue
         draw(
             model,
             decode,
-            paths[prompt, seed],
+            path,
             prompt,
             seed,
             size=size,

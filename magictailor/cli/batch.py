@@ -14,7 +14,8 @@ from tqdm import tqdm
 from ..batch.jobs import Job, Outcome, local_devices, outcome_of, perform
 from ..batch.on_ray import perform_on_ray
 from ..batch.results import write_results
-from ..batch.study import CheckpointSource, Drawing, Study, drawing_of, read_study
+from ..batch.storage import Storage
+from ..batch.study import Asha, CheckpointSource, Drawing, Study, drawing_of, read_study
 from ..batch.tailor import tailored
 from ..config import defaults
 from ..errors import InputError
@@ -33,8 +34,12 @@ def batch_command(arguments: argparse.Namespace) -> None:
         JobsFailed: some jobs have no result; the results of the others are written.
     """
     study = study_of(arguments)
-    jobs, folder = study.jobs(), arguments.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    jobs = study.jobs()
+    folder = Storage(arguments.output_dir) if isinstance(arguments.output_dir, str) else arguments.output_dir
+    if isinstance(folder, Storage):
+        folder.require()
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
     done = sum(outcome_of(folder, job) is not None for job in jobs)
     with tqdm(total=len(jobs), initial=done, unit="job") as bar:
 
@@ -45,8 +50,9 @@ def batch_command(arguments: argparse.Namespace) -> None:
 
         if arguments.ray:
             outcomes = perform_on_ray(
-                tailored, jobs, folder, arguments.ray, arguments.cpus_per_job, arguments.gpus_per_job, after_job
-            )
+                tailored, jobs, folder, arguments.ray, arguments.cpus_per_job, arguments.gpus_per_job, after_job,
+                study.asha,
+            )  # fmt: skip
         else:
             outcomes = perform(tailored, jobs, folder, local_devices(arguments.device, arguments.workers), after_job)
     for path in write_results(folder, jobs, outcomes):
@@ -102,7 +108,16 @@ def study_of(arguments: argparse.Namespace) -> Study:
         grid={name: _values(name, values) for name, values in _mapping("grid", given.get("grid")).items()},
         encoders=tuple(Path(folder).resolve() for folder in given.get("encoders", ())),
         drawing=drawing_of(vars(replace(given.get("drawing", Drawing()), **changed))),
+        asha=_asha(arguments),
     )
+
+
+def _asha(arguments: argparse.Namespace) -> Asha | None:
+    if not arguments.asha_grace_period:
+        return None
+    if not arguments.ray:
+        raise InputError("asha_grace_period", "is for --ray alone, whose Tune decides which trainings go on")
+    return Asha(arguments.asha_grace_period, arguments.asha_reduction_factor)
 
 
 def _assigned(field: str, texts: Sequence[str]) -> dict[str, list[Any]]:

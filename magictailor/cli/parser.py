@@ -55,6 +55,12 @@ def _train(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"steps from one tailoring that is kept in the run's folder to the next; 0 keeps none {_DEFAULT}",
     )
+    parser.add_argument(
+        "--reference_pictures",
+        action="store_true",
+        help="keep small copies of the pictures and masks in the tailoring's file, 64 kB at most, to score what is "
+        "drawn where they are not at hand; whoever has the file sees them",
+    )
     _add_device(parser)
     for name, knob in knobs().items():
         _add_knob(parser, name, knob)
@@ -118,10 +124,10 @@ def _batch(parser: argparse.ArgumentParser) -> None:
     _add_checkpoint(parser, required=False)
     parser.add_argument(
         "--output_dir",
-        type=Path,
+        type=_folder_or_address,
         required=True,
-        help="folder for tailorings, pictures and results; of an earlier call only table, contact sheet and page are "
-        "replaced",
+        help="folder for tailorings, pictures and results, or the address of one that fsspec knows, such as "
+        "s3://bucket/study; of an earlier call only table, contact sheet and page are replaced",
     )
     parser.add_argument(
         "--settings",
@@ -169,6 +175,26 @@ def _batch(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help=f"on Ray; 0.5: two share one, 0: on the CPU {_DEFAULT}",
     )
+    parser.add_argument(
+        "--asha_grace_period",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="on Ray, with --encoders: judge every training by what it draws after so many steps, and again after "
+        "--asha_reduction_factor times as many; of the settings of a pair only the best of each time go on (ASHA). 0 "
+        f"trains all to the end {_DEFAULT}",
+    )
+    parser.add_argument(
+        "--asha_reduction_factor",
+        type=float,
+        default=4.0,
+        metavar="N",
+        help=f"one of N goes on, and the next time is after N times as many steps {_DEFAULT}",
+    )
+
+
+def _folder_or_address(text: str) -> Path | str:
+    return text if "://" in text else Path(text)
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser, required: bool = True) -> None:

@@ -31,7 +31,7 @@ from ..memory import FASTEST
 from ..reference import Reference
 from ..runs import Plan, Run, Runs, plan_of
 from ..sampling import picture_size
-from ..tailoring import Tailoring, put_into
+from ..tailoring import put_into
 from ..training import Training, TrainingResult
 from .parser import config_of
 
@@ -69,7 +69,9 @@ def train_command(arguments: argparse.Namespace) -> None:
     record = run.record
     finished = record is not None and record.steps_done == config.total_steps
     result = run.result() if finished else _trained(arguments, references, config, device, run, plan)
-    _print_paths(_saved(result.tailoring, name, arguments.output_dir))
+    folder = arguments.output_dir
+    carried = arguments.reference_pictures
+    _print_paths(save_with_embeddings(result.tailoring, name, folder, folder, reference_pictures=carried))
 
 
 def _trained(
@@ -245,10 +247,6 @@ def _require(arguments: argparse.Namespace, *names: str) -> None:
     for name in names:
         if getattr(arguments, name) < 1:
             raise InputError(name, "has to be 1 or more")
-
-
-def _saved(tailoring: Tailoring, name: str, folder: Path) -> SavedTailoring:
-    return save_with_embeddings(tailoring, name, folder, folder)
 
 
 def _print_paths(saved: SavedTailoring) -> None:

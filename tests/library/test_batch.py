@@ -6,7 +6,9 @@ import os
 import pathlib
 import signal
 import sys
+from functools import partial
 
+import fsspec
 import pytest
 from PIL import Image
 from tiny_batch import contents, toy_pairs
@@ -14,8 +16,11 @@ from tiny_batch import contents, toy_pairs
 from magictailor.__main__ import main
 from magictailor.batch.jobs import Job, Outcome, local_devices, outcome_of, perform
 from magictailor.batch.results import as_page
-from magictailor.batch.study import CheckpointSource, Study, read_study
+from magictailor.batch.storage import Storage
+from magictailor.batch.study import Asha, CheckpointSource, Drawing, Study, read_study
+from magictailor.batch.tailor import tailored
 from magictailor.errors import InputError
+from magictailor.fingerprints import of_checkpoint_files
 from magictailor.formats.csv_table import as_csv
 from magictailor.formats.tailoring_file import load_tailoring
 from tools.tiny_checkpoint import make_tiny_checkpoint
@@ -131,6 +136,22 @@ def study(pairs, checkpoint, **changes):
     return Study(tuple(read_study(pairs)["pairs"]), NO_CHECKPOINT, **changes)
 
 
+def test_results_at_an_address_are_those_on_a_disk(checkpoint, pairs, finished, tmp_path, capsys):
+    study = tmp_path / "study.yaml"
+    study.write_text(f"pairs: {pairs}/house_0+roof_0\n")
+    url = "memory://test_batch"
+    for _ in range(2):
+        assert batch(checkpoint, study, url, "--grid", "seed=0", "--seeds", "0", "5") == 0
+    said = capsys.readouterr().out.split()
+    assert said[-3:] == [f"{url}/{name}" for name in ("results.csv", "contact_sheet.jpg", "results.html")]
+    files, root = fsspec.core.url_to_fs(url)
+    Storage(url).fetch([path.removeprefix(f"{root}/") for path in files.find(root)], tmp_path / "stored")
+    (job,) = {path.parts[0] for path in contents(tmp_path / "stored") if len(path.parts) > 1}
+    assert contents(tmp_path / "stored" / job).items() <= contents(finished / job).items()
+    assert [row["noise seed"] for row in rows_of(tmp_path / "stored")] == ["0", "5"]
+    assert pixels(tmp_path / "stored" / "contact_sheet.jpg").width > 2 * 160
+
+
 def test_a_yaml_file_says_the_same_as_flags(checkpoint, pairs, tmp_path):
     (tmp_path / "study.yaml").write_text(
         f"pairs: {pairs}/house_0+roof_0\ncheckpoint: {checkpoint}\nsettings: {{phase1_train_steps: 1, "
@@ -227,6 +248,63 @@ def test_a_setting_that_is_not_there_is_refused(pairs):
         study(pairs, None, grid={"rank": [1]})
     with pytest.raises(InputError, match="twice"):
         study(pairs, None, grid={"lora_rank": [1, 1]})
+
+
+JUDGED = {"phase1_train_steps": 1, "phase2_train_steps": 1, "resolution": 64, "lora_rank": 2}
+
+
+def test_a_training_that_is_ended_early_keeps_what_it_has_and_the_others_are_as_ever(
+    checkpoint, pairs, finished, encoder, tmp_path
+):
+    source = CheckpointSource(str(checkpoint), None, None, of_checkpoint_files(checkpoint, None, None))
+    drawing = Drawing(seeds=(5,), steps=2, width=64, height=64)
+    given = (tuple(read_study(pairs)["pairs"][:1]), source, JUDGED, {"seed": [0, 1]}, drawing, (pathlib.Path(encoder),))
+    jobs, asked = Study(*given, asha=Asha(1)).jobs(), []
+
+    def goes_on(name, step, score):
+        asked.append((name, step, score))
+        return name == jobs[1].name
+
+    work = partial(tailored, goes_on=goes_on)
+    ended, whole = perform(work, jobs, tmp_path, ["cpu"]).values()
+    assert [(name, step) for name, step, _ in asked] == [(job.name, 1) for job in jobs]
+    assert [row["ended at step"] for row in ended.rows] == [1] and "ended at step" not in whole.rows[0]
+    name = pathlib.Path(encoder).name
+    mean = sum(row[f"{name} {what}"] for row in ended.rows for what in ("concept", "component 1")) / 2
+    assert asked[0][2] == pytest.approx(mean)
+    assert load_tailoring(tmp_path / ended.rows[0]["tailoring"]).steps_done == 1
+    assert all((tmp_path / row["picture"]).parent.name == "at_step_1" for row in ended.rows)
+    # previews on its way change nothing of what is learned
+    own, before = contents(tmp_path), contents(finished)
+    shared = {path: data for path, data in own.items() if path in before and path.suffix != ".json"}
+    assert {path.name.split("_")[0] for path in shared} >= {"tailoring.safetensors", "state"}
+    assert all(data == before[path] for path, data in shared.items())
+    # what was said is not asked again: not of another process, and not when the result is lost
+    (tmp_path / jobs[0].name / jobs[0].result_file).unlink()
+    assert perform(work, jobs, tmp_path, ["cpu"])[jobs[0].name].rows == ended.rows and len(asked) == 2
+    # to the end it is other work in the same folder
+    for early, to_the_end in zip(jobs, Study(*given).jobs(), strict=True):
+        assert early.name == to_the_end.name and early.result_file != to_the_end.result_file
+
+
+def test_rungs_are_between_the_first_and_the_last_step():
+    assert Asha(100).rungs(500) == (100, 400)
+    assert Asha(1, 1.5).rungs(5) == (1, 2, 3, 4)
+    assert Asha(100, 2.0).rungs(100) == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--asha_grace_period", "1"], "asha_grace_period: is for --ray alone"),
+        (["--asha_grace_period", "1", "--ray", "x"], "encoders: there are none"),
+        (["--asha_grace_period", "-1", "--ray", "x"], "asha_grace_period: is -1"),
+        (["--asha_grace_period", "1", "--ray", "x", "--asha_reduction_factor", "1"], "asha_reduction_factor: is 1"),
+    ],
+)
+def test_what_early_stopping_needs_is_told(checkpoint, pairs, tmp_path, capsys, more, told):
+    assert batch(checkpoint, pairs, tmp_path, *more) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_failures_have_no_rows():
