@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import study_cost, training_step
+from benchmarks import blending, study_cost, training_step
 from benchmarks.training_step import DS_BAL, WARM_UP, Measurement
 
 
@@ -41,3 +41,18 @@ def test_a_study_of_equal_jobs_takes_whole_rounds_and_the_reading_of_all_at_once
     assert found.hours == pytest.approx(end / 3600) and found.gpu_hours == pytest.approx(2 * end / 3600)
     assert found.idle == pytest.approx(100 / (2 * end)) and found.start == pytest.approx((4.0 + reading) / end)
     assert found.writing == pytest.approx(5.0 / end)
+
+
+def test_a_blend_that_loses_more_than_is_allowed_is_named():
+    one, other = {"concept": 0.9, "component": 0.7}, {"concept": 0.7, "component": 0.5}
+    ways = {
+        "together": one,
+        "blended at 1": {"concept": 0.8, "component": 0.7},
+        "blended at 0.8": {"concept": 0.5, "component": 0.3},
+    }
+    table = blending.as_table({"a": ways, "b": ways | {"together": other}})
+    assert [line.split("|")[2:6] for line in table.splitlines()[2:]] == [
+        [" 0.80 ", " 0.60 ", " 0.70 ", "  "],
+        [" 0.80 ", " 0.70 ", " 0.75 ", " -0.05 "],
+        [" 0.50 ", " 0.30 ", " 0.40 ", " 0.30 (too much) "],
+    ]
