@@ -142,7 +142,7 @@ def with_pictures(value):
         [[[""]], [[""]]],
         [[["", 3]], [["", ""]]],
         [[["é", ""]], [["", ""]]],
-        [[["A" * MOST_CHARACTERS, ""]], [["A", ""]]],
+        [[["A" * (MOST_CHARACTERS + 4), ""]], [["", ""]]],
     ],
 )
 def test_what_is_no_picture_is_refused_in_words(tailoring, tmp_path, value):
