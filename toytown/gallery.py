@@ -49,6 +49,13 @@ class Run:
     seeds: tuple[int, ...] = SEEDS
 
 
+# whose loader makes the toy town known to the library: Load Tailoring may come before it in a graph
+LOADED = {
+    "loader": {"class_type": "ToyTownLoader", "inputs": {}},
+    "latents": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+    "decoded": {"class_type": "VAEDecode", "inputs": {"samples": ["latents", 0], "vae": ["loader", 2]}},
+    "shown": {"class_type": "PreviewImage", "inputs": {"images": ["decoded", 0]}},
+}
 SHEET = "the picture as it is"
 RUNS = {
     "04_tailor_with_painted_masks": Run("<v0> with <v1>", begins="pictures", seeds=(0,)),
@@ -73,6 +80,7 @@ def main() -> None:
     for name, (picture, mask) in pictures.items():
         write_painted(base / "input" / name, picture, mask)
     with ComfyServer(locate_comfyui(), base) as server, Frontend(server.url) as frontend:
+        server.run(LOADED, timeout=600)
         for name in options.names or RUNS:
             graph = in_toy_town(frontend.api_graph(WORKFLOWS / f"{name}.json"), SHOWN)
             run = RUNS[name]
