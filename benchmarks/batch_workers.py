@@ -11,17 +11,23 @@ from __future__ import annotations
 import argparse
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from unittest import mock
 
+import torch
+
+from magictailor.backbones import Backbone
+from magictailor.backbones.autoencoder import decode
 from magictailor.batch import tailor
-from magictailor.batch.jobs import Job, perform
+from magictailor.batch.jobs import Job, Row, perform
 from magictailor.batch.study import CheckpointSource, Drawing, Study, found_pairs
+from magictailor.config import TailorConfig
 from magictailor.fingerprints import of_checkpoint_files
-from toytown.model import CHECKPOINT, TOKENIZER
+from toytown.model import CHECKPOINT, load_checkpoint
 from toytown.pairs import MEASURED, write_folder
 from toytown.settings import GUIDANCE, SAMPLER_STEPS, SETTINGS
+from toytown.tailoring import trainable
 
 
 @dataclass
@@ -83,13 +89,30 @@ def measured(folder: pathlib.Path, steps: int, pictures: int, round_: int) -> st
 def study(pairs: pathlib.Path, steps: int, pictures: int) -> Study:
     """The demo's settings on every pair."""
     warm_up = round(steps * SETTINGS["phase1_train_steps"] / 400)
-    fingerprint = of_checkpoint_files(CHECKPOINT, TOKENIZER, None)
+    fingerprint = of_checkpoint_files(CHECKPOINT, None, None)
     return Study(
         pairs=tuple(found_pairs(pairs)),
-        checkpoint=CheckpointSource(str(CHECKPOINT), str(TOKENIZER), None, fingerprint, ("toytown.registered",)),
+        checkpoint=CheckpointSource(str(CHECKPOINT), None, None, fingerprint),
         settings=SETTINGS | {"phase1_train_steps": warm_up, "phase2_train_steps": steps - warm_up},
         drawing=replace(Drawing(), seeds=tuple(range(pictures)), steps=SAMPLER_STEPS, cfg=GUIDANCE),
     )
+
+
+class ToyCheckpoint:
+    """The toy town's, which has a vocabulary of its own; see `magictailor.backbones.protocol.Checkpoint`."""
+
+    def model(self, class_words: Sequence[str], config: TailorConfig, device: torch.device) -> Backbone:
+        return trainable(class_words, config)
+
+    def decoder(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+        autoencoder = load_checkpoint().autoencoder
+        return lambda latents: decode(autoencoder, latents)
+
+
+def tailored(job: Job, folder: pathlib.Path, device: str) -> list[Row]:
+    """What `batch` does for a job, on the toy town's checkpoint."""
+    with mock.patch.object(tailor, "_opened", lambda source: ToyCheckpoint()):
+        return tailor.tailored(job, folder, device)
 
 
 def done(jobs: list[Job], folder: pathlib.Path, workers: int) -> tuple[float, dict]:
@@ -99,7 +122,7 @@ def done(jobs: list[Job], folder: pathlib.Path, workers: int) -> tuple[float, di
         RuntimeError: a job failed.
     """
     started = time.perf_counter()
-    outcomes = perform(tailor.tailored, jobs, folder, ["cpu"] * workers)
+    outcomes = perform(tailored, jobs, folder, ["cpu"] * workers)
     seconds = time.perf_counter() - started
     failures = [outcome.failure for outcome in outcomes.values() if outcome.failure]
     if failures:
