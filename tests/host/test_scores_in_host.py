@@ -198,6 +198,22 @@ def test_compare_takes_the_pictures_that_all_its_tailorings_carry(host, nodes, l
         compare.scorer(given["concept"][0], {}, {}, [tailoring])
 
 
+def test_a_snapshot_of_a_run_comes_with_what_the_run_was_learned_from(nodes, library, given, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.import_module(f"{nodes.__name__}.runs"), "runs_folder", lambda: tmp_path)
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    lora = {f"{stem}.lora_down.weight": torch.ones(1, 4), f"{stem}.lora_up.weight": torch.ones(4, 1)}
+    tailoring = tailoring_of(library, given, lora=lora | {f"{stem}.alpha": torch.ones(())})
+    tokens = tuple(dataclasses.replace(token, rows={"clip_l": torch.ones(1, 8)}) for token in tailoring.tokens)
+    file, state = tmp_path / "a" / "snapshot_000001.safetensors", library.formats.run_state
+    library.formats.tailoring_file.save_tailoring(dataclasses.replace(tailoring, tokens=tokens), file)
+    words, config = ("house", "roof"), library.config.TailorConfig()
+    record = state.RunRecord("sd1", words, config, {}, 0, pictures=tailoring.pictures)
+    left = {"lora": lora, "tokens": {}, "momentum": None, "optimizer": {}, "scaler": {}, "history": []}
+    state.write_state(file.with_name("state_000000.safetensors"), record, left)
+    found, *_ = nodes.MagicTailorRuns.execute(f"a/{file.name}").args
+    assert found.words == tailoring.words and found.pictures == tailoring.pictures
+
+
 def pick(nodes, images, scores, **changes):
     weights = {"concept": 1.0, "component": 0.0, "background": 0.0, "prompt": 0.0} | changes
     with torch.inference_mode():
