@@ -1,5 +1,6 @@
 """A real ComfyUI: as a server process, in this process, and with its frontend in a browser."""
 
+import gc
 import importlib
 import importlib.util
 import pkgutil
@@ -55,6 +56,9 @@ def host(comfy_root, base_dir):
     for module in pkgutil.walk_packages(library.__path__, f"{library.__name__}."):
         if not module.name.endswith(".__main__"):
             importlib.import_module(module.name)
+    # what was imported stays; garbage is collected several times in each training, and would be looked for in all of it
+    gc.collect()
+    gc.freeze()
     return host
 
 
@@ -130,6 +134,17 @@ def load_family(host, base_dir, loaded_checkpoint):
         ]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def one_each(base_dir, rendered_pair):
+    """A folder in the host's input folder with one picture of the concept and one of the component."""
+    folder = base_dir / "input" / "house_one+roof_one"
+    (folder / "masks").mkdir(parents=True)
+    for name in ("0_house_a0", "1_roof_a0"):
+        shutil.copy(rendered_pair / f"{name}.jpg", folder)
+        shutil.copy(rendered_pair / "masks" / f"{name}.png", folder / "masks")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
 """The command line and the node are the same trainer: one checkpoint, folder and seed, the same bits."""
 
 import os
-import shutil
 import subprocess
 import sys
 
-import pytest
 import torch
 
 from magictailor.formats.tailoring_file import load_tailoring
@@ -24,22 +22,11 @@ SETTINGS = {
 NAME = "same_on_both_ways"
 
 
-@pytest.fixture(scope="module")
-def pair(base_dir, rendered_pair):
-    """A folder with one picture each in the host's input folder: the checkpoint's own autoencoder is slow on a CPU."""
-    folder = base_dir / "input" / "house_one+roof_one"
-    (folder / "masks").mkdir(parents=True)
-    for name in ("0_house_a0", "1_roof_a0"):
-        shutil.copy(rendered_pair / f"{name}.jpg", folder)
-        shutil.copy(rendered_pair / "masks" / f"{name}.png", folder / "masks")
-    return folder
-
-
-def trained_by_the_node(server, base_dir, checkpoint_name, pair):
+def trained_by_the_node(server, base_dir, checkpoint_name, one_each):
     server.run(
         {
             "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint_name}},
-            "2": {"class_type": "MagicTailorLoadPair", "inputs": {"folder": pair.name, "component_number": 1}},
+            "2": {"class_type": "MagicTailorLoadPair", "inputs": {"folder": one_each.name, "component_number": 1}},
             "3": {
                 "class_type": "MagicTailorTrainV2",
                 "inputs": server.default_inputs("MagicTailorTrainV2")
@@ -71,11 +58,11 @@ def trained_by_the_command(comfy_root, checkpoint, pair, output):
 
 
 def test_the_same_seed_gives_the_same_weights_as_the_node(
-    server, base_dir, comfy_root, checkpoint_name, pair, tmp_path
+    server, base_dir, comfy_root, checkpoint_name, one_each, tmp_path
 ):
-    node = trained_by_the_node(server, base_dir, checkpoint_name, pair)
+    node = trained_by_the_node(server, base_dir, checkpoint_name, one_each)
     checkpoint = base_dir / "models" / "checkpoints" / checkpoint_name
-    command = trained_by_the_command(comfy_root, checkpoint, pair, tmp_path)
+    command = trained_by_the_command(comfy_root, checkpoint, one_each, tmp_path)
     assert command.config == node.config and command.words == node.words and command.finished and node.finished
     assert command.lora.keys() == node.lora.keys()
     assert [key for key in node.lora if not torch.equal(command.lora[key], node.lora[key])] == []

@@ -1,22 +1,19 @@
 """The host's interrupt stops training within a step, frees it, and leaves a host that works."""
 
 import gc
-import shutil
 import threading
 
 import pytest
 import torch
 
-PAIR = "house_a+roof_a"
 
-
-def training_graph(checkpoint, warm_up, ds_bal):
+def training_graph(checkpoint, pair, warm_up, ds_bal):
     settings = {"phase1_train_steps": warm_up, "phase2_train_steps": ds_bal, "resolution": 64, "lora_rank": 4}
     settings |= {"preview_every": 0, "resume": "start over"}
     return {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
         "2": {"class_type": "VAELoader", "inputs": {"vae_name": "taesd"}},
-        "3": {"class_type": "MagicTailorLoadPair", "inputs": {"folder": PAIR, "component_number": 1}},
+        "3": {"class_type": "MagicTailorLoadPair", "inputs": {"folder": pair, "component_number": 1}},
         "4": {
             "class_type": "MagicTailorTrainV2",
             "inputs": {
@@ -32,17 +29,12 @@ def training_graph(checkpoint, warm_up, ds_bal):
     }
 
 
-@pytest.fixture(scope="module")
-def pair_in_input(base_dir, rendered_pair):
-    shutil.copytree(rendered_pair, base_dir / "input" / PAIR, dirs_exist_ok=True)
-
-
 @pytest.mark.parametrize(("phase", "warm_up", "ds_bal", "stop_at"), [("warm-up", 100, 0, 2), ("DS-Bal", 1, 99, 3)])
 def test_interrupt_stops_within_a_step_and_the_next_run_works(
-    server, pair_in_input, checkpoint_name, phase, warm_up, ds_bal, stop_at
+    server, one_each, checkpoint_name, phase, warm_up, ds_bal, stop_at
 ):
     def graph(*steps):
-        made = training_graph(checkpoint_name, *steps)
+        made = training_graph(checkpoint_name, one_each.name, *steps)
         made["4"]["inputs"] = server.default_inputs("MagicTailorTrainV2") | made["4"]["inputs"]
         return made
 
@@ -64,7 +56,7 @@ def test_interrupt_stops_within_a_step_and_the_next_run_works(
         server.run(graph(warm_up, ds_bal), on_progress=watch)
     after = seen[seen.index("interrupt") + 1 :]
     assert len(set(after) - set(seen[: seen.index("interrupt")])) <= 1
-    entry = server.run(graph(2, 1))
+    entry = server.run(graph(1, 1))
     assert entry["status"]["status_str"] == "success"
 
 

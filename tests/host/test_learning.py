@@ -9,10 +9,10 @@ DRAWS = 2
 
 @pytest.fixture
 def training(nodes, library, loaded_checkpoint, taesd, pair_folder):
-    # the paper's 0.01 for attention works over hundreds of steps; here there are twelve
+    # the paper's 0.01 for attention works over hundreds of steps; here there are seven
     config = library.config.TailorConfig(
-        phase1_train_steps=8,
-        phase2_train_steps=4,
+        phase1_train_steps=5,
+        phase2_train_steps=2,
         resolution=RESOLUTION,
         lora_rank=8,
         phase1_learning_rate=3e-3,

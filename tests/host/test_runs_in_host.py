@@ -1,4 +1,7 @@
-"""Trainings in the real host outlive Cancel and a server that is asked to end or killed, and are not done twice."""
+"""Trainings in the real host outlive Cancel and a server that is asked to end, and are not done twice.
+
+One that is killed is tried by `benchmarks.durability`, a process that is killed by tests/library/test_runs.py.
+"""
 
 import importlib
 import signal
@@ -52,8 +55,6 @@ def test_what_ends_a_training_loses_nothing_and_changes_nothing(comfy_root, own_
         assert cut(server, 1, server.interrupt)[1] and done >= 1
         before = done
         assert cut(server, before + 1, lambda: server.ask_to_end(signal.SIGTERM))[1] and done > before
-    with comfyui.ComfyServer(comfy_root, own_base) as server:
-        cut(server, done + 1, server.kill)
     with comfyui.ComfyServer(comfy_root, own_base) as server:
         server.run(training(STEPS))
         (run,) = runs_of(own_base)

@@ -2,14 +2,13 @@
 
 import csv
 import json
-import os
 import pathlib
-import signal
 import sys
 from functools import partial
 
 import fsspec
 import pytest
+from deadly import killed_once
 from PIL import Image
 from tiny_batch import contents, toy_pairs
 
@@ -204,16 +203,8 @@ def test_a_job_that_fails_is_told_and_the_others_are_done(checkpoint, pairs, tmp
     assert "there is no mask for" in (tmp_path / "out" / "results.html").read_text()
 
 
-def killed_once(job, folder, device):
-    """Ends its process at the first try, as the system does when memory runs out."""
-    if job.task == "deadly" and not (folder / "tried").exists():
-        (folder / "tried").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return [{"name": job.name, "device": device}]
-
-
 def test_a_killed_process_costs_no_result(tmp_path, monkeypatch):
-    # the other processes have to find this module
+    # the other processes have to find its module
     monkeypatch.setattr(sys, "path", [str(ROOT), str(pathlib.Path(__file__).parent), *sys.path])
     jobs = [Job("a", "deadly"), Job("b", ""), Job("c", "")]
     told = []
