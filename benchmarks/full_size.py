@@ -18,16 +18,17 @@ from torch import Tensor
 
 from magictailor.backbones.placement import is_away
 from magictailor.backbones.precision import precision_for
+from magictailor.backbones.protocol import Prediction
 from magictailor.backbones.stable_diffusion.backbone import UNetBackbone
 from magictailor.config import MEMORY, TailorConfig
 from magictailor.draws import draw_step
-from magictailor.memory import GIB, MemoryPlan, ladder, predicted_peak
+from magictailor.memory import FASTEST, GIB, MemoryPlan, ladder, predicted_peak
 from magictailor.pictures import TrainingPictures
 from magictailor.reference import Reference
 from magictailor.training import Training
 
-from .meter import META, Meter, without_values
-from .shapes import SHAPES, make_model, make_parts
+from .meter import META, Meter, fake_tensors, given_fake_weights, without_values
+from .shapes import SHAPES, Shape, TransformerShape, make_model, make_parts
 
 FAMILIES = {"sd15": "sd15", "sd21": "sd21_v", "sdxl": "sdxl", "sd35m": "sd35m"}  # shapes
 PICTURES = ("1+1", "3+3", "4+2", "1+1+1")
@@ -93,6 +94,32 @@ def metered(case: Case, plan: MemoryPlan) -> Metered:
     predicted = predicted_peak(plan, training.needs)
     assert predicted is not None
     return Metered(start, predicted, peak, tuple(flops), tuple(waits), tuple(launches))
+
+
+def forward_on_gpu(shape: Shape | TransformerShape) -> Prediction:
+    """What a network answers for one picture of each reference, on fake tensors of a GPU: devices must not be mixed."""
+    gpu, config = torch.device("cuda"), TailorConfig(resolution=shape.resolution)
+    parts = make_parts(shape, torch.bfloat16, META, "sdpa")
+    with fake_tensors(), torch.no_grad():
+        for module in (parts.network, parts.autoencoder, *parts.encoders.values()):
+            given_fake_weights(module, gpu)
+        model = make_model(shape, config, parts, device=gpu)
+        # as `precision_for` has it on a card that is there
+        model.precision = torch.bfloat16
+        model.arrange(FASTEST)
+        owners = torch.arange(2, device=gpu)
+        size = model.latent_shape(config.resolution, config.resolution)
+        latents = model.encode(
+            torch.rand(2, 3, config.resolution, config.resolution, device=gpu), torch.randn(2, *size, device=gpu)
+        )
+        timesteps = torch.full((2,), 500, device=gpu)
+        noisy, target = model.noised(latents, torch.randn(2, *size, device=gpu), timesteps)
+        prediction = model.predict(
+            noisy, timesteps, model.reference_prompts(), owners=owners, watch=model.token_columns()[owners],
+            sizes=torch.full((2, 6), float(config.resolution), device=gpu),
+        )  # fmt: skip
+        assert prediction.answer.shape == target.shape
+    return prediction
 
 
 def training_of(case: Case, plan: MemoryPlan) -> Training:

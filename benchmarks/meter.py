@@ -140,6 +140,43 @@ def _described(leaf: Any) -> Any:
 
 
 @contextmanager
+def fake_tensors() -> Iterator[FakeTensorMode]:
+    """Tensors made inside are fake, and what reads values off them is given some."""
+    fake = FakeTensorMode()
+    with ExitStack() as stack:
+        # one look at the device for a whole list
+        stack.enter_context(mock.patch.object(FakeTensor, "tolist", _values))
+        # it would write real numbers into the generator's state
+        stack.enter_context(mock.patch.object(torch.random, "fork_rng", lambda **named: ExitStack()))
+        # the weights of a module cannot be swapped for others that are fake; the library places them itself
+        stack.enter_context(mock.patch.object(nn.Module, "to", _stay))
+        stack.enter_context(fake)
+        yield fake
+
+
+def given_fake_weights(module: nn.Module, device: torch.device) -> None:
+    """Fake weights on a device in place of those that a module has on meta, inside `fake_tensors`."""
+    placed: dict[int, Tensor] = {}
+    for layer in module.modules():
+        for tensors in (layer._parameters, layer._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    if id(tensor) not in placed:
+                        made = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+                        placed[id(tensor)] = nn.Parameter(made, False) if isinstance(tensor, nn.Parameter) else made
+                    tensors[name] = placed[id(tensor)]
+
+
+def _stay(module: nn.Module, *given: Any, **named: Any) -> nn.Module:
+    return module
+
+
+def _values(tensor: Tensor) -> list[float]:
+    value = tensor.flatten()[0].item()
+    return [value] * tensor.numel()
+
+
+@contextmanager
 def without_values() -> Iterator[None]:
     """Meta tensors take a training step as they would on a GPU; they are faster than fake ones, and tell no devices."""
     with ExitStack() as stack:

@@ -9,6 +9,7 @@ from .bridge.packages import needed_packages
 from .bridge.socket_types import CATEGORY, GroundedSAM
 
 NAME = "Load GroundedSAM"
+DEVICES = ("auto", "cpu")  # what the library knows
 
 
 class MagicTailorGroundedSAMLoader(io.ComfyNode):
@@ -35,6 +36,15 @@ class MagicTailorGroundedSAMLoader(io.ComfyNode):
                     tooltip="Outlines what is in a box. Put sam_vit_h_4b8939.pth (best), sam_vit_l_0b3195.pth or "
                     "sam_vit_b_01ec64.pth (small and quick) into models/sams; then press R.",
                 ),
+                io.Combo.Input(
+                    "device",
+                    options=list(DEVICES),
+                    default=DEVICES[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip="auto: the graphics card while masks are made, but the CPU on a Mac, whose GPU is known to "
+                    "find other things. cpu: always the CPU, where the card has no memory to spare.",
+                ),
             ],
             outputs=[
                 GroundedSAM.Output(display_name="grounded_sam", tooltip="Both models, for GroundedSAM Masks."),
@@ -42,7 +52,7 @@ class MagicTailorGroundedSAMLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, grounding_dino, sam):
+    def execute(cls, grounding_dino, sam, device=DEVICES[0]):
         # weights made in the host's inference mode could not be moved to the device later
         with needed_packages(NAME), artist_errors(NAME), host.outside_inference_mode():
             from ..magictailor.masks.grounded_sam import load_grounded_sam
@@ -51,5 +61,6 @@ class MagicTailorGroundedSAMLoader(io.ComfyNode):
                 located(DINO_FOLDER, grounding_dino, "grounding_dino"),
                 located(SAM_FOLDER, sam, "sam"),
                 bert_folder(),
+                device,
             )
         return io.NodeOutput(loaded)

@@ -37,12 +37,14 @@ def add_lora(
             module.forward = _Added(module)
     generator = step_generator(seed, 0)
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
+        for name, module in network.named_modules():
             if ".lora_A." in name:
-                first = torch.empty(parameter.shape).normal_(std=1.0 / rank, generator=generator)
-                parameter.data = first.to(device or parameter.device)
+                first = torch.empty(module.weight.shape).normal_(std=1.0 / rank, generator=generator)
             elif ".lora_B." in name:
-                parameter.data = torch.zeros_like(parameter, dtype=torch.float32, device=device)
+                first = torch.zeros(module.weight.shape)
+            else:
+                continue
+            module.weight = nn.Parameter(first.to(device or module.weight.device))
 
 
 class _Added:

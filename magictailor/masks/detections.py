@@ -1,4 +1,4 @@
-"""From a detector's boxes to one mask: thresholds, non-maximum suppression, best boxes per class, union, exclusion.
+"""From a detector's boxes to those that are outlined: thresholds, non-maximum suppression, best boxes per class.
 
 Pure functions on tensors; none of them knows which detector or segmenter is in use. A class is one thing to look
 for, written as the user wrote it ("roof", "left eye").
@@ -6,7 +6,7 @@ for, written as the user wrote it ("roof", "left eye").
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torchvision.ops import batched_nms
@@ -52,6 +52,10 @@ class Detections:
             tuple(self.phrases[row] for row in chosen),
             self.best_score,
         )
+
+    def scaled(self, x: float, y: float) -> "Detections":
+        """The same on an image that is x times as wide and y times as high."""
+        return replace(self, boxes=self.boxes * self.boxes.new_tensor([x, y, x, y]))
 
     def labels(self) -> list[str]:
         """One "phrase 0.87" for each box."""
@@ -113,13 +117,3 @@ def best_per_class(detections: Detections) -> Detections:
 def select(detections: Detections, box_threshold: float, nms_threshold: float) -> Detections:
     """The boxes to segment: above the threshold, without duplicates, the best of each class."""
     return best_per_class(suppress_overlaps(above_threshold(detections, box_threshold), nms_threshold))
-
-
-def union(masks: torch.Tensor) -> torch.Tensor:
-    """1 where any mask is set. masks: (N, H, W), N may be 0 -> (H, W) float {0, 1}."""
-    return masks.bool().any(dim=0).float()
-
-
-def exclude(mask: torch.Tensor, component: torch.Tensor) -> torch.Tensor:
-    """Mask AND NOT component. Both (H, W) in {0, 1} -> (H, W) float {0, 1}."""
-    return (mask.bool() & ~component.bool()).float()

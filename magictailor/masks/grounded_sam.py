@@ -1,6 +1,6 @@
 """GroundedSAM: words to boxes (Grounding DINO), boxes to masks (Segment Anything, Kirillov et al. 2023, 2304.02643)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,14 @@ from torch import nn
 
 from ..errors import InputError
 from ..formats.weights_file import kind_of, read_weights
-from .detections import Detections, exclude, no_detections, select, split_classes, union
+from .detections import Detections, no_detections, select, split_classes
 from .grounding_dino import detect, load_grounding_dino
+from .large_pictures import smaller_copy
 
 WHEN_NOTHING_FOUND = ("stop", "empty mask")
+AUTO, CPU = "auto", "cpu"
+DEVICES = (AUTO, CPU)
+"""Where masks are made: on the device there is, or on the CPU in any case."""
 
 _SAM_TYPES = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 
@@ -66,30 +70,50 @@ def load_sam(path: str | Path, field: str = "sam") -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def load_grounded_sam(dino_path: str | Path, sam_path: str | Path, bert_path: str | Path) -> "GroundedSAM":
+def device_for(choice: str, device: torch.device) -> torch.device:
+    """Where the two models compute.
+
+    Args:
+        choice: one of DEVICES.
+        device: the one there is. On Apple's GPUs (mps) both models are known to find other things than elsewhere, so
+            the CPU takes their place.
+    """
+    return torch.device("cpu") if choice == CPU or device.type == "mps" else device
+
+
+def load_grounded_sam(
+    dino_path: str | Path, sam_path: str | Path, bert_path: str | Path, device: str = AUTO
+) -> "GroundedSAM":
     """Detector and segmenter from local files, on the CPU. Nothing is downloaded.
 
     Args:
         dino_path: groundingdino_swint_ogc.pth or groundingdino_swinb_cogcoor.pth, or the same as .safetensors.
         sam_path: sam_vit_h/l/b checkpoint, .pth or .safetensors.
         bert_path: folder with bert-base-uncased's vocab.txt or tokenizer.json.
+        device: one of DEVICES, for `GroundedSAM.to`.
 
     Raises:
         InputError: a file is missing, damaged or of another model; names "grounding_dino", "sam" or
             "bert-base-uncased".
     """
-    return GroundedSAM(load_grounding_dino(dino_path, bert_path), load_sam(sam_path))
+    return GroundedSAM(load_grounding_dino(dino_path, bert_path), load_sam(sam_path), device)
 
 
 class GroundedSAM:
-    """Finds things by their names and masks them. Stays on the CPU until moved with `to`."""
+    """Finds things by their names and masks them. Stays on the CPU until moved with `to`.
 
-    def __init__(self, detector: nn.Module, segmenter: nn.Module) -> None:
+    Args:
+        device: one of DEVICES.
+    """
+
+    def __init__(self, detector: nn.Module, segmenter: nn.Module, device: str = AUTO) -> None:
         self.detector = detector
         self.segmenter = segmenter
+        self.device = device
 
     def to(self, device: torch.device | str) -> "GroundedSAM":
-        """Move both models, in place."""
+        """Move both models, in place, see `device_for`."""
+        device = device_for(self.device, torch.device(device))
         self.detector.to(device)
         self.segmenter.to(device)
         return self
@@ -144,36 +168,46 @@ class GroundedSAM:
     def _mask(
         self, image: torch.Tensor, classes: tuple[str, ...], unwanted: tuple[str, ...], thresholds: "_Thresholds"
     ) -> ImageMask:
-        found = self._find(image, classes, thresholds, "find")
+        height, width = image.shape[-2:]
+        small = smaller_copy(image)
+        found = self._find(small, classes, thresholds, "find")
         if not len(found):
-            return ImageMask(torch.zeros(image.shape[-2:]), found, no_detections())
-        removed = self._find(image, unwanted, thresholds, "exclude") if unwanted else no_detections()
-        masks = segment(self.segmenter, image, torch.cat([found.boxes, removed.boxes]))
-        wanted = union(masks[: len(found)])
-        return ImageMask(exclude(wanted, union(masks[len(found) :])), found, removed)
+            return ImageMask(torch.zeros(height, width), found, no_detections())
+        removed = self._find(small, unwanted, thresholds, "exclude") if unwanted else no_detections()
+        mask = torch.zeros(height, width, dtype=torch.bool)
+        boxes = torch.cat([found.boxes, removed.boxes])
+        for number, outlined in enumerate(segment(self.segmenter, small, boxes, (height, width))):
+            # what is excluded comes last
+            mask = mask | outlined if number < len(found) else mask & ~outlined
+        scale = (width / small.shape[-1], height / small.shape[-2])
+        return ImageMask(mask.float(), found.scaled(*scale), removed.scaled(*scale))
 
     def _find(self, image: torch.Tensor, classes: tuple[str, ...], thresholds: "_Thresholds", field: str) -> Detections:
         return select(detect(self.detector, image, classes, thresholds.text, field), thresholds.box, thresholds.nms)
 
 
-def segment(model: nn.Module, image: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """One mask per box: of the three SAM proposes, the one it scores best.
+def segment(
+    model: nn.Module, image: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]
+) -> Iterator[torch.Tensor]:
+    """One mask per box: of the three SAM proposes, the one it scores best. There is never more than one at a time.
 
     Args:
         model: from load_sam, on any device.
-        image: (3, H, W) in [0, 1].
+        image: (3, h, w) in [0, 1].
         boxes: (N, 4) xyxy in pixels of the image, N at least 1.
+        size: (H, W) of the masks, for a larger picture of which the image is a copy.
 
-    Returns:
-        (N, H, W) float {0, 1} on the CPU.
+    Yields:
+        (H, W) bool on the CPU.
     """
-    height, width = image.shape[-2:]
     predictor = SamPredictor(model)
     predictor.set_image((image.permute(1, 2, 0).cpu() * 255).round().byte().numpy())
-    prompts = predictor.transform.apply_boxes_torch(boxes, (height, width)).to(predictor.device)
-    masks, scores, _ = predictor.predict_torch(None, None, boxes=prompts, multimask_output=True)
-    best = scores.argmax(dim=1)
-    return masks[torch.arange(len(boxes), device=best.device), best].float().cpu()
+    prompts = predictor.transform.apply_boxes_torch(boxes, image.shape[-2:]).to(predictor.device)
+    for prompt in prompts:
+        _, scores, coarse = predictor.predict_torch(None, None, boxes=prompt[None], multimask_output=True)
+        best = coarse[:, scores[0].argmax()][:, None]
+        whole = predictor.model.postprocess_masks(best, predictor.input_size, size)
+        yield (whole[0, 0] > predictor.model.mask_threshold).cpu()
 
 
 @dataclass(frozen=True)
@@ -205,7 +239,8 @@ def _check_image(image: torch.Tensor, number: int) -> None:
             "images",
             f"picture {number} has shape {tuple(image.shape)}; three colour channels and a height and width are needed",
         )
-    if not torch.isfinite(image).all():
+    # of a large picture, a sum is less to hold than an answer for each pixel
+    if not torch.isfinite(image.sum()):
         raise InputError("images", f"picture {number} holds NaN or infinite values; load or make it again")
 
 

@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..report.fitting import shortened
+from .large_pictures import smaller_copy
 
 TINT = (0.95, 0.1, 0.85)  # magenta, which few photographs hold
 OPACITY = 0.5
@@ -30,21 +31,24 @@ def overlay(
             middle is left out where one is wider than the picture.
 
     Returns:
-        (3, H, W) float in [0, 1] on the CPU.
+        (3, H, W) float in [0, 1] on the CPU; smaller where the image is larger than `large_pictures.LONGEST`.
 
     Raises:
         ValueError: the mask has another size than the image, or the labels another number than the boxes.
     """
     if mask.shape != image.shape[-2:]:
         raise ValueError(f"mask {tuple(mask.shape)} does not fit image {tuple(image.shape)}")
-    tinted = _tinted(image.detach().float().cpu(), mask.detach().float().cpu())
+    height, width = image.shape[-2:]
+    image, mask = smaller_copy(image.detach()), smaller_copy(mask.detach()[None])[0]
+    tinted = _tinted(image.float().cpu(), mask.float().cpu())
     if boxes is None or not len(boxes):
         return tinted
     texts = [""] * len(boxes) if labels is None else list(labels)
     if len(texts) != len(boxes):
         raise ValueError(f"{len(texts)} labels for {len(boxes)} boxes")
     picture = Image.fromarray((tinted.permute(1, 2, 0) * 255).round().byte().numpy())
-    _draw_boxes(picture, boxes.tolist(), texts)
+    scale = boxes.new_tensor(picture.size) / boxes.new_tensor([width, height])
+    _draw_boxes(picture, (boxes * scale.repeat(2)).tolist(), texts)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 

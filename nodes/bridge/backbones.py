@@ -7,6 +7,7 @@ from comfy.model_patcher import ModelPatcher, get_key_weight
 from comfy.patcher_extension import WrappersMP
 from comfy.sd import CLIP, VAE
 from torch import Tensor, float32
+from torch.nn import Module
 
 from ...magictailor.backbones import CheckpointWeights, Family, recognise, registered
 from ...magictailor.backbones.protocol import Schedule
@@ -17,6 +18,7 @@ from ...magictailor.errors import InputError
 
 NETWORK_PREFIX = "diffusion_model."
 TRANSFORMER = ".transformer."
+COMPILED = "_orig_mod."
 QUANTIZATION_RECORDS = (".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_scale", ".pre_quant_scale")
 
 
@@ -24,8 +26,11 @@ def checkpoint_weights(model: ModelPatcher, clip: CLIP, vae: VAE) -> CheckpointW
     """The weights as the user would sample with them: LoRAs applied upstream are baked in. Changes nothing.
 
     Raises:
-        InputError: the MODEL is of no supported family, says what the host takes it for; or the CLIP is of another one.
+        InputError: the MODEL is of no supported family, says what the host takes it for; or the CLIP is of another one;
+            or either keeps its weights in a way that only its own pack can read.
     """
+    _require_plain("model", model.model)
+    _require_plain("clip", clip.patcher.model)
     family = family_of_model(model)
     require_clip(family, clip)
     encoders: dict[str, dict[str, Tensor]] = {}
@@ -41,6 +46,23 @@ def checkpoint_weights(model: ModelPatcher, clip: CLIP, vae: VAE) -> CheckpointW
         tokenizers={key: getattr(clip.tokenizer, key).tokenizer for key in family.embedding_keys},
         text_layer=clip.layer_idx,
     )
+
+
+def _require_plain(field: str, module: Module) -> None:
+    """Refuse weights that another pack packs into whole numbers, as GGUF and NF4 do, or a module it has compiled.
+
+    Raises:
+        InputError: says what to connect.
+    """
+    for name, weight in module.named_parameters():
+        if COMPILED in name:
+            raise InputError(field, "is compiled in place; connect what goes into the node that compiles it")
+        if not weight.is_floating_point():
+            raise InputError(
+                field,
+                f"its weights are quantized ({type(weight).__name__}, {weight.dtype}), which only the pack that "
+                "loaded it can read; connect the same checkpoint in 16 bits or fp8 from a stock loader",
+            )
 
 
 def baked(patcher: ModelPatcher, prefix: str | None = None) -> dict[str, Tensor]:

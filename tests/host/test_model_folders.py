@@ -90,9 +90,9 @@ def test_four_pictures_of_different_sizes_give_four_masks_or_one_clear_error(hos
         count = len(boxes)
         return detections.Detections(boxes, torch.full((count,), 0.9), ("house",) * count, ("house",) * count, 0.11)
 
-    def segment(model, image, boxes):
-        masks = torch.zeros(len(boxes), *image.shape[1:])
-        masks[:, 5:30, 5:30] = 1.0
+    def segment(model, image, boxes, size):
+        masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
+        masks[:, 5:30, 5:30] = True
         return masks
 
     monkeypatch.setattr(grounded_sam, "detect", detect)

@@ -139,3 +139,23 @@ def test_loras_applied_upstream_are_baked_in(host, loaded_checkpoint):
         assert torch.allclose(after[changed] - before[changed], expected, atol=1e-4)
         # shared, not equal: what the host leaves uninitialised may hold NaN
         assert [name for name in before if before[name].data_ptr() != after[name].data_ptr()] == [changed]
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [("model", "quantized .Parameter, torch.uint8."), ("clip", "quantized"), ("model", "compiled in place")],
+)
+def test_weights_that_only_another_pack_can_read_are_refused_in_a_sentence(
+    host, loaded_checkpoint, monkeypatch, field, told
+):
+    model, clip, vae = loaded_checkpoint[:3]
+    network = model.model.diffusion_model if field == "model" else clip.cond_stage_model
+    layer = next(module for module in network.modules() if isinstance(module, torch.nn.Linear))
+    if "compiled" in told:
+        monkeypatch.setattr(model.model, "diffusion_model", torch.compile(network))
+    else:
+        # as GGUF and NF4 have them
+        packed = torch.nn.Parameter(torch.zeros(8, dtype=torch.uint8), requires_grad=False)
+        monkeypatch.setitem(layer._parameters, "weight", packed)
+    with pytest.raises(host.pack.magictailor.InputError, match=f"^{field}: .*{told}.*; connect"):
+        host.pack.nodes.bridge.backbones.checkpoint_weights(model, clip, vae)

@@ -9,12 +9,10 @@ from magictailor.masks.detections import (
     above_threshold,
     best_per_class,
     boxes_wanted,
-    exclude,
     no_detections,
     select,
     split_classes,
     suppress_overlaps,
-    union,
 )
 
 
@@ -94,15 +92,9 @@ def test_labels_quote_phrase_and_score():
     assert no_detections().labels() == []
 
 
-def test_union_covers_all_masks_and_none_gives_an_empty_one():
-    masks = torch.tensor([[[1, 0, 0, 0]], [[0, 0, 1, 0]]]).float()
-    assert union(masks).tolist() == [[1, 0, 1, 0]]
-    assert union(masks[:0]).tolist() == [[0, 0, 0, 0]]
-
-
-def test_exclusion_is_concept_and_not_component():
-    concept, component = torch.tensor([[1, 1, 0, 0]]).float(), torch.tensor([[0, 1, 1, 0]]).float()
-    assert exclude(concept, component).tolist() == [[1, 0, 0, 0]]
+def test_boxes_follow_an_image_to_another_size():
+    found = detections(((1, 2, 3, 4), 0.9, "eye"))
+    assert found.scaled(10, 100).boxes.tolist() == [[10, 200, 30, 400]]
 
 
 @pytest.mark.parametrize(

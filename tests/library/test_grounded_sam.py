@@ -1,6 +1,7 @@
 """GroundedSAM through groundingdino-py and segment-anything themselves, on random weights, without a network."""
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -8,10 +9,10 @@ import torch
 from transformers import BertConfig, BertModel
 
 from magictailor.errors import InputError
-from magictailor.masks import grounded_sam
+from magictailor.masks import grounded_sam, large_pictures
 from magictailor.masks.detections import Detections, no_detections
 from magictailor.masks.grounded_sam import GroundedSAM, load_grounded_sam, load_sam
-from magictailor.masks.grounding_dino import TextEncoder, detector_package, load_grounding_dino, load_tokenizer
+from magictailor.masks.grounding_dino import TextEncoder, detect, detector_package, load_grounding_dino, load_tokenizer
 from tools.models import small_models
 
 groundingdino = detector_package("models.GroundingDINO.groundingdino")
@@ -40,28 +41,53 @@ def no_network(monkeypatch):
 
 
 def test_the_real_packages_give_a_mask_without_the_excluded_part(models, no_network, monkeypatch):
-    outlined = []
+    """On a picture that is too large to be looked at whole, of which the networks get a copy."""
+    outlined, detected, enlarged = [], [], []
+    postprocess = models.segmenter.postprocess_masks
 
     def recorded(*arguments):
         outlined.extend(segment(*arguments))
-        return torch.stack(outlined)
+        return outlined
 
     segment = grounded_sam.segment
+
+    def noted(coarse, given, size):
+        enlarged.append((len(coarse.flatten(0, 1)), size))
+        return postprocess(coarse, given, size)
+
     monkeypatch.setattr(grounded_sam, "segment", recorded)
+    monkeypatch.setattr(grounded_sam, "detect", lambda *given: detected.append(given[1].shape) or detect(*given))
+    monkeypatch.setattr(models.segmenter, "postprocess_masks", noted)
+    monkeypatch.setattr(large_pictures, "LONGEST", 120)
     # a strip: its longer side decides how much the detector enlarges it, and with it the time
     image = torch.rand(3, 4, 24, generator=torch.Generator().manual_seed(0))
     image = torch.nn.functional.interpolate(image[None], size=(40, 240), mode="bilinear")[0]
     (result,) = models.masks([image], "house", exclude="roof")
+    assert set(detected) == {(3, 20, 120)}
+    # of the masks at the picture's size there is one at a time, however many are proposed
+    assert [size for size in enlarged if size[1] == (40, 240)] == [(1, (40, 240))] * 2
     assert result.mask.shape == (40, 240)
     assert set(result.mask.unique().tolist()) == {0.0, 1.0}
     assert result.found.classes == ("house",)
     assert result.excluded.classes == ("roof",)
     assert result.found.boxes.min() >= 0
     assert (result.found.boxes.amax(0) <= torch.tensor([240, 40, 240, 40])).all()
+    assert result.found.boxes.amax() > 120, "in pixels of the picture, not of its copy"
     assert result.found.scores.min() > 0.25
     house, roof = outlined
-    assert torch.equal(result.mask.bool(), house.bool() & ~roof.bool())
-    assert not torch.equal(result.mask, house)
+    assert torch.equal(result.mask.bool(), house & ~roof)
+    assert not torch.equal(result.mask.bool(), house)
+
+
+@pytest.mark.parametrize(
+    ("choice", "there", "taken"),
+    [("auto", "cuda", "cuda"), ("auto", "mps", "cpu"), ("cpu", "cuda", "cpu"), ("auto", "cpu", "cpu")],
+)
+def test_masks_are_made_where_the_user_chooses_and_results_are_right(choice, there, taken):
+    moved = []
+    part = SimpleNamespace(to=moved.append)
+    GroundedSAM(part, part, choice).to(there)
+    assert moved == [torch.device(taken)] * 2
 
 
 def test_loading_fills_every_weight_from_the_files(models, models_dir):
@@ -159,8 +185,8 @@ class Crafted(GroundedSAM):
             return Detections(torch.tensor([[0.0, 0, 5, 5]]), torch.tensor([0.7]), classes, classes, 0.7)
         return no_detections(best_score=0.21)
 
-    def segment(self, _, image, boxes):
-        masks = torch.zeros(len(boxes), *image.shape[1:])
+    def segment(self, _, image, boxes, size):
+        masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
         for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist(), strict=True):
             mask[y0:y1, x0:x1] = 1
         return masks

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import ImageFont
 
+from magictailor.masks import large_pictures
 from magictailor.masks.overlay import OPACITY, TINT, overlay
 from magictailor.report.fitting import shortened
 from magictailor.report.fonts import missing_letters
@@ -25,6 +26,15 @@ def test_a_box_is_framed_where_it_is():
     assert shown[:, 30:81, 20].amax(0).min() > 0.2
     assert shown[:, 50, 50].sum() == 0
     assert shown[:, :29].sum() == 0
+
+
+def test_a_large_picture_is_shown_smaller_with_its_box_in_place(monkeypatch):
+    monkeypatch.setattr(large_pictures, "LONGEST", 50)
+    mask = torch.zeros(100, 100)
+    mask[:, 80:] = 1
+    shown = overlay(torch.zeros(3, 100, 100), mask, torch.tensor([[20.0, 40.0, 60.0, 80.0]]))
+    assert shown.shape == (3, 50, 50)
+    assert shown[:, 20:41, 10].amax(0).min() > 0.2 and shown[:, 30, 20].sum() == 0 and shown[:, 5, 45].sum() > 0.5
 
 
 @pytest.mark.parametrize("box", [(0.0, 0.0, 90.0, 90.0), (380.0, 280.0, 400.0, 300.0), (150.0, 100.0, 250.0, 200.0)])
