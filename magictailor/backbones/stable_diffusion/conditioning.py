@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...tokens import PROMPT, positions_of, require_tokens, token_name
 from ..clip import TextEncoder, body, hidden_layer, prompt_ids, sub_tokens
+from ..clip_description import TextEncoderDescription
 from ..protocol import Tokenizer
 from ..token_rows import ExtendedEmbedding, chosen_rows, new_ids, starting_rows
 from .family import UNetFamily
@@ -118,14 +119,11 @@ class PromptEncoder(nn.Module):
         Raises:
             InputError: a prompt is too long; names "prompt".
         """
-        ids = {}
-        for description in self.family.text_encoders:
-            size = len(self._table(description.key).weight)
-            learned = new_ids(self.names, size, self.vectors)
-            ids[description.key] = torch.tensor(
-                [prompt_ids(self.tokenizer, text, learned, description.pad_token) for text in texts]
-            )
-        return ids
+        return {d.key: torch.tensor([self._ids(d, text) for text in texts]) for d in self.family.text_encoders}
+
+    def _ids(self, description: TextEncoderDescription, text: str) -> list[int]:
+        learned = new_ids(self.names, len(self._table(description.key).weight), self.vectors)
+        return prompt_ids(self.tokenizer, text, learned, description.pad_token)
 
     def require_readable(self, text: str) -> None:
         """Refuse a prompt that is too long, or holds a token's name that was not learned.
@@ -138,8 +136,8 @@ class PromptEncoder(nn.Module):
 
     def positions(self, text: str, word: str) -> list[int]:
         """Positions 0..76 in a prompt that belong to a word, or a token's name; empty if it does not stand there."""
-        key = self.family.text_encoders[0].key
-        prompt, (_, *pieces) = (self.ids([some])[key][0].tolist() for some in (text, word))
+        first = self.family.text_encoders[0]
+        prompt, (_, *pieces) = (self._ids(first, some) for some in (text, word))
         end = self.tokenizer("")["input_ids"][-1]
         return positions_of(pieces[: pieces.index(end)], prompt)
 
