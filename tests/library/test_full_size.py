@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks.full_size import GIB, Case, forward_on_gpu, metered
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import SHAPES, Shape
 from magictailor.memory import FASTEST, MemoryPlan
 
 
@@ -44,12 +44,9 @@ def test_all_at_once_fits_8_gib_and_computes_nothing_twice():
 def shallow(name, **of_network):
     """As wide as the family, with fewer layers of each kind."""
     shape = SHAPES[name]
-    text = tuple(encoder | {"num_hidden_layers": 2} for encoder in shape.text)
-    if hasattr(shape, "unet"):
-        return dataclasses.replace(shape, text=text, unet=shape.unet | of_network)
-    return dataclasses.replace(
-        shape, text=text, t5=shape.t5 | {"num_layers": 2}, transformer=shape.transformer | of_network
-    )
+    if isinstance(shape, Shape):
+        return dataclasses.replace(shape, unet=shape.unet | of_network)
+    return dataclasses.replace(shape, t5=shape.t5 | {"num_layers": 2}, transformer=shape.transformer | of_network)
 
 
 @pytest.mark.parametrize(
