@@ -177,8 +177,7 @@ def scorer(concept, components, encoders, tailorings):
 
 
 def caption(found, is_best: bool) -> str:
-    """Scores below a picture: `best: CLIP house 0.81, CLIP roof 0.74`."""
+    """Scores below a picture, one on each line: `CLIP house 0.81`, `CLIP roof 0.74`, `best`."""
     if any(map(isnan, found.values())):
         return "not finite, so black"
-    text = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
-    return f"best: {text}" if is_best else text
+    return "\n".join([*(f"{name} {value:.2f}" for name, value in found.items()), *["best"] * is_best])

@@ -22,19 +22,20 @@ def labelled_grid(
     captions: Sequence[Sequence[str]] | None = None,
     tile: int = 192,
 ) -> Image.Image:
-    """A table of pictures with a label for each row and column, and a line of text below each picture.
+    """A table of pictures with a label for each row and column, and lines of text below each picture.
 
     Args:
         pictures: rows of (3, H, W) in [0, 1]; None leaves a place empty.
         rows, columns: labels; of what is too long for its place the middle is left out.
-        captions: as many as pictures; None: none.
+        captions: as many as pictures, of any number of lines; None: none.
         tile: height and width of a picture's place.
     """
-    words = "".join([*rows, *columns, *(text for line in captions or () for text in line)])
+    words = "".join([*rows, *columns, *(text for texts in captions or () for text in texts)]).replace("\n", "")
     font = pillow_font(words or "a", TEXT)
     line = round(1.5 * TEXT)
     margin = min(2 * tile, max((round(font.getlength(label)) for label in rows), default=0)) + 2 * GAP
-    step = (tile + GAP, tile + GAP + (line if captions else 0))
+    below = max((text.count("\n") + 1 for texts in captions or () for text in texts), default=0)
+    step = (tile + GAP, tile + GAP + below * line)
     size = (margin + len(columns) * step[0], line + 2 * GAP + len(rows) * step[1])
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -55,7 +56,8 @@ def labelled_grid(
                 shown = _fitted(picture, tile)
                 sheet.paste(shown, (left + (tile - shown.width) // 2, top + (tile - shown.height) // 2))
             if captions:
-                write(left, top + tile + 2, captions[row][column], tile)
+                for number, text in enumerate(captions[row][column].split("\n")):
+                    write(left, top + tile + 2 + number * line, text, tile)
     return sheet
 
 

@@ -11,6 +11,7 @@ from magictailor.errors import InputError
 from magictailor.report.comparison import combinations, comparison_sheet
 from magictailor.report.curves import DOTS_PER_INCH, trailing_mean, wrapped
 from magictailor.report.fonts import missing_letters
+from magictailor.report.grid import labelled_grid
 from magictailor.report.heatmaps import COLOURS, OPACITY, captioned, heat_map, word_attention
 from magictailor.report.sheet import (
     CURVES,
@@ -157,6 +158,16 @@ def test_a_text_is_cut_off_after_some_lines_and_says_so():
     assert wrapped("one two three", 8) == "one two\nthree"
     long = wrapped("x" * 300, 10)
     assert long.count("\n") == 2 and long.endswith("x\N{HORIZONTAL ELLIPSIS}") and max(map(len, long.split())) <= 10
+
+
+def test_each_line_below_a_picture_is_written_whole_below_the_one_before():
+    one, two = (
+        np.asarray(labelled_grid([[torch.zeros(3, 40, 40)]], [""], [""], [[text]], tile=40)) for text in ("5", "5\n5")
+    )
+    line = len(two) - len(one)
+    written = len(one) - line
+    assert line > 14 and np.array_equal(two[:written], one[:written])
+    assert one[written:-4].min() < 128 and np.array_equal(two[written + line : -4], one[written:-4])
 
 
 @pytest.mark.parametrize("columns", ["seed", "strength"])
