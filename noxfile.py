@@ -30,6 +30,9 @@ OF_VERSIONS = tuple(
     f"tests/library/test_{name}.py" for name in ("vectors", "families", "stable_diffusion_3", "grounded_sam")
 )
 
+# what is imported is compiled once and kept, also where Python is told not to: every process would do it again
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["tests"]
 
@@ -89,7 +92,7 @@ def set_up(session: nox.Session) -> None:
     if not stamp.is_file() or stamp.read_text() != wanted:
         # all in one call: no requirement can move the version that another one asked for
         from_lists = [argument for path in lists for argument in ("-r", str(path))]
-        # not compiled beforehand: most of these files are never imported
+        # not compiled beforehand: most of these files are never imported, and those that are, when they first are
         session.run(PYTHON, "-m", "pip", "install", "--no-compile", *TORCH, *from_lists, *extra)
         session.run(PYTHON, "install.py")
         stamp.write_text(wanted)
