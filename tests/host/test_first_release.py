@@ -11,7 +11,7 @@ from tools.small_runs import override
 
 FIRST_RELEASE = pathlib.Path(__file__).parents[1] / "data" / "first_release"
 # inputs that came later, last in their node, and leave what it does as it was
-ADDED = {"MagicTailorSave": {"reference_pictures": False}}
+ADDED = {"MagicTailorSave": {"reference_pictures": False}, "MagicTailorGroundedSAMLoader": {"device": "auto"}}
 WORKFLOWS = ("tailor_concept_and_component", "tailor_two_components")
 
 
