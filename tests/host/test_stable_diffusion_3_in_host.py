@@ -389,7 +389,7 @@ def test_the_masked_loss_falls_and_attention_moves_onto_the_masks(library, build
 
     shrink = import_module(f"{library.__name__}.pictures").shrink
     settings = {
-        "phase1_train_steps": 18, "phase2_train_steps": 4, "resolution": 128, "lora_rank": 8,
+        "phase1_train_steps": 24, "phase2_train_steps": 8, "resolution": 128, "lora_rank": 8,
         "phase1_learning_rate": 3e-3, "phase2_learning_rate": 1e-3,
         # the paper's 0.01 works over hundreds of steps
         "lambda_attention": 2.0, "flip_probability": 0.0,
