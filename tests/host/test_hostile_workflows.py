@@ -214,7 +214,7 @@ def test_nothing_elsewhere_is_read_or_written(server, base_dir, described, graph
                 names = [f"{names[0]} {names[1]}, embedding:{names[0]} "]
                 if any(other == "MAGICTAILOR_GROUNDED_SAM" for _, other, _ in widgets(info["input"])):
                     # one thing to look for, which is refused once its letters are known, before a slow network
-                    names = [names[0].replace(".", "") * 30]
+                    names = [re.sub(r"[.,]", "", names[0]) * 30]
             for value in names:
                 tried += 1
                 if not refused(name, field, value) and (is_choice(kind) or info["output_node"]):
