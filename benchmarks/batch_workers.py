@@ -26,7 +26,7 @@ from magictailor.config import TailorConfig
 from magictailor.fingerprints import of_checkpoint_files
 from toytown.model import CHECKPOINT, load_checkpoint
 from toytown.pairs import MEASURED, write_folder
-from toytown.settings import GUIDANCE, SAMPLER_STEPS, SETTINGS
+from toytown.settings import GUIDANCE, SAMPLER_STEPS, of_steps
 from toytown.tailoring import trainable
 
 
@@ -88,12 +88,11 @@ def measured(folder: pathlib.Path, steps: int, pictures: int, round_: int) -> st
 
 def study(pairs: pathlib.Path, steps: int, pictures: int) -> Study:
     """The demo's settings on every pair."""
-    warm_up = round(steps * SETTINGS["phase1_train_steps"] / 400)
     fingerprint = of_checkpoint_files(CHECKPOINT, None, None)
     return Study(
         pairs=tuple(found_pairs(pairs)),
         checkpoint=CheckpointSource(str(CHECKPOINT), None, None, fingerprint),
-        settings=SETTINGS | {"phase1_train_steps": warm_up, "phase2_train_steps": steps - warm_up},
+        settings=of_steps(steps),
         drawing=replace(Drawing(), seeds=tuple(range(pictures)), steps=SAMPLER_STEPS, cfg=GUIDANCE),
     )
 

@@ -28,7 +28,7 @@ from toytown.backgrounds import BACKGROUNDS
 from toytown.looks import UNSEEN_COLOURS, Look
 from toytown.measures import scores
 from toytown.pairs import ASKED, MEASURED, Pair
-from toytown.settings import SETTINGS
+from toytown.settings import SETTINGS, of_steps
 from toytown.tailoring import drawn, references, trainable
 
 OTHER = Look(UNSEEN_COLOURS["tan"], "solid")  # of what each is learned beside
@@ -75,9 +75,7 @@ def judged(pair: Pair, folder: pathlib.Path, steps: int, seeds: int) -> Found:
 def learned(pair: Pair, path: pathlib.Path, steps: int) -> Tailoring:
     """With the demo's settings; once, and then from disk."""
     if not path.exists():
-        warm_up = round(steps * SETTINGS["phase1_train_steps"] / 400)
-        lengths = {"phase1_train_steps": warm_up, "phase2_train_steps": steps - warm_up}
-        config = TailorConfig(**SETTINGS | lengths, seed=pair.seed)
+        config = TailorConfig(**of_steps(steps), seed=pair.seed)
         training = Training(trainable(pair.class_words, config), references(pair), config)
         for _ in tqdm(training, total=steps, desc=path.stem):
             pass

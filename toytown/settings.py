@@ -16,3 +16,10 @@ SETTINGS = {
 }
 SAMPLER_STEPS = 25
 GUIDANCE = 3.0
+
+
+def of_steps(steps: int) -> dict[str, float]:
+    """The same for another number of steps, shared out between the phases alike."""
+    phases = SETTINGS["phase1_train_steps"], SETTINGS["phase2_train_steps"]
+    warm_up = round(steps * phases[0] / sum(phases))
+    return SETTINGS | {"phase1_train_steps": warm_up, "phase2_train_steps": steps - warm_up}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def perform_on_ray(
         import ray
 
         if asha:
-            import ray.tune  # noqa: F401
+            import_module("ray.tune")
     except ImportError as error:
         raise InputError(
             "ray", f"is not installed ({error}); pip install -r requirements-batch.txt brings it"
