@@ -5,14 +5,15 @@ from comfy_api.v0_0_2 import io
 
 from ..magictailor.errors import InputError
 from ..magictailor.tokens import require_tokens
+from .bridge import host
 from .bridge.convert import image_from_library, image_to_library
 from .bridge.errors import SAME_CHECKPOINT, artist_errors
 from .bridge.inputs import strength_input
-from .bridge.letters import show_missing
+from .bridge.letters import missing_letters
 from .bridge.packages import needed_packages
 from .bridge.socket_types import CATEGORY, Tailoring
 from .bridge.tailored_clip import known_tokens
-from .bridge.tailored_model import applied
+from .bridge.tailored_model import applied, odd
 
 NAME = "MagicTailor Attention Maps"
 
@@ -81,6 +82,7 @@ class MagicTailorAttentionMaps(io.ComfyNode):
             from .bridge.attention import attention, positions
 
             pictures = image_to_library(image, "image")
+            notes = odd(model, clip, tailoring)
             model, clip = applied(model, clip, tailoring, strength)
             for name, text in (("prompt", prompt), ("words", words)):
                 require_tokens(text, known_tokens(clip), name)
@@ -89,7 +91,6 @@ class MagicTailorAttentionMaps(io.ComfyNode):
             captions |= {word: word for word in (part.strip() for part in words.split(",")) if word}
             if not captions:
                 raise InputError("prompt", "holds no token of the tailoring; write <v0> or <v1>, or give other words")
-            show_missing("".join(captions.values()))
             columns = [require_positions(positions(clip, prompt, word), word) for word in captions]
             maps = attention(model, clip, vae.encode(image_from_library(pictures)), prompt, columns, noise_level, seed)
         shown = [
@@ -97,4 +98,7 @@ class MagicTailorAttentionMaps(io.ComfyNode):
             for picture, of_picture in zip(pictures, maps, strict=True)
             for caption, shares in zip(captions.values(), of_picture, strict=True)
         ]
+        notes += missing_letters("".join(captions.values()))
+        if notes:
+            host.show_text("\n".join(notes))
         return io.NodeOutput(image_from_library(torch.stack(shown)))

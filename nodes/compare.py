@@ -16,7 +16,7 @@ from .bridge.convert import image_from_pil, image_to_library
 from .bridge.encoders import encoders_of
 from .bridge.errors import SAME_CHECKPOINT, artist_errors
 from .bridge.inputs import STRENGTHS, TAILORINGS, encoders_input, numbered_inputs, reference_inputs
-from .bridge.letters import show_missing
+from .bridge.letters import missing_letters
 from .bridge.lists import different_numbers
 from .bridge.packages import needed_packages
 from .bridge.references import compared_with
@@ -138,10 +138,9 @@ class MagicTailorCompare(io.ComfyNode):
                 rows = [row | found for row, found in zip(rows, table.rows(), strict=True)]
                 captions = [caption(found, n == best) for n, found in enumerate(table.rows())]
                 text = f"best: {', '.join(f'{k} {v}' for k, v in places[best].items() if len(axes[k]) > 1)}\n{text}"
-            show_missing("".join(axes["prompt"]))
             sheet = comparison_sheet(axes, columns, shown, captions, tile)
         notes = dict.fromkeys(note for tailoring in given.values() for note in odd(model, clip, tailoring))
-        host.show_text("\n".join([text, *notes]))
+        host.show_text("\n".join([text, *notes, *missing_letters("".join(axes["prompt"]))]))
         return io.NodeOutput(image_from_pil(sheet), torch.cat(pictures), as_csv(rows))
 
 

@@ -28,7 +28,9 @@ from ..training import TrainingDiverged
 from .storage import Storage, read_file
 
 RESTARTS = 3  # of the processes, when one is killed
+NOTES = "notes"
 Row = dict[str, Any]
+"""What is found, by column; `NOTES` holds what a person should read of it."""
 
 
 @dataclass(frozen=True)

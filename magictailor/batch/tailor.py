@@ -16,6 +16,7 @@ import torch
 
 from ..backbones import Backbone, Checkpoint, open_checkpoint
 from ..backbones.precision import precision_for
+from ..doubts import doubts
 from ..drawing import draw
 from ..formats.new_file import is_temporary
 from ..formats.pair_folder import load_pair
@@ -30,7 +31,7 @@ from ..tailoring import Tailoring, put_into
 from ..tokens import in_words
 from ..training import Training, TrainingResult
 from .early_stopping import GoesOn, judged
-from .jobs import Job, Row
+from .jobs import NOTES, Job, Row
 from .study import CheckpointSource, Drawing, TailorTask
 
 TAILORING = "tailoring.safetensors"
@@ -92,6 +93,9 @@ def tailored(job: Job, folder: Path, device: str, goes_on: GoesOn | None = None)
     common: Row = {"pair": Path(task.pair).name, **task.varied, "tailoring": f"{folder.name}/{file}"}
     if not tailoring.finished:
         common["ended at step"] = tailoring.steps_done
+    doubted = doubts(references, task.config.resolution or tailoring.family.resolution)
+    if doubted:
+        common[NOTES] = "; ".join(doubted)
     # by role, not by word: the same columns for all pairs
     losses = {"concept loss" if n == 0 else f"component {n} loss": loss for n, loss in enumerate(final.diffusion)}
     scores = _scored(task.encoders, references, paths, place).rows() if task.encoders else [{} for _ in paths]

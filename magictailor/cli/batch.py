@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..batch.jobs import Job, Outcome, local_devices, outcome_of, perform
+from ..batch.jobs import NOTES, Job, Outcome, local_devices, outcome_of, perform
 from ..batch.on_ray import perform_on_ray
 from ..batch.results import write_results
 from ..batch.storage import Storage
@@ -47,6 +47,8 @@ def batch_command(arguments: argparse.Namespace) -> None:
             bar.update()
             if outcome.failure:
                 bar.write(f"{job.name}: {outcome.failure}")
+            for note in dict.fromkeys(row[NOTES] for row in outcome.rows if NOTES in row):
+                bar.write(f"{job.name}: {note}")
 
         if arguments.ray:
             outcomes = perform_on_ray(

@@ -1,15 +1,12 @@
 """Letters that no font on this machine can draw."""
 
-from . import host
 
-
-def show_missing(text: str) -> None:
-    """Say on the running node which letters of a text are drawn as empty boxes, and what to do."""
+def missing_letters(text: str) -> list[str]:
+    """What to say of letters of a text that are drawn as empty boxes, and what to do; nothing if all can be drawn."""
     if text.isascii():
-        return
+        return []
     # brings matplotlib, which knows where fonts are
     from ...magictailor.report.fonts import missing_note
 
     note = missing_note(text)
-    if note:
-        host.show_text(note)
+    return [note] if note else []

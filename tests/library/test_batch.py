@@ -122,6 +122,17 @@ def test_two_processes_leave_the_same_bytes_as_one(checkpoint, pairs, finished, 
     )
 
 
+def test_what_pictures_are_learned_from_badly_is_told(checkpoint, tmp_path, capsys):
+    pairs = toy_pairs(tmp_path / "pairs", (0,))
+    large = ["phase1_train_steps=1", "phase2_train_steps=0", "resolution=128", "lora_rank=2"]
+    assert batch(checkpoint, pairs, tmp_path / "out", "--settings", *large) == 0
+    (row,) = rows_of(tmp_path / "out")
+    concept, component = row["notes"].split("; ")[::2]
+    assert concept.startswith("house, picture 1, 2, 3: is enlarged to 128 pixels")
+    assert component.startswith("roof, picture 1, 2, 3: is enlarged to 128 pixels")
+    assert f": {row['notes']}" in capsys.readouterr().out
+
+
 def test_other_pictures_in_a_folder_are_another_training(checkpoint, tmp_path):
     pairs = toy_pairs(tmp_path / "pairs", (1,))
     (first,) = study(pairs, checkpoint).jobs()
