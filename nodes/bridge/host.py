@@ -12,6 +12,9 @@ from comfy.utils import ProgressBar
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+INTERRUPT = model_management.InterruptProcessingException
+"""What the host's Cancel raises in a node: a BaseException, in ComfyUI 0.18 an Exception like any other."""
+
 
 def torch_device() -> torch.device:
     """Where the host computes."""
@@ -41,7 +44,7 @@ def empty_cache() -> None:
 
 
 def check_interrupted() -> None:
-    """Raise the host's interrupt (a BaseException) if the user asked for it."""
+    """Raise `INTERRUPT` if the user asked for it."""
     model_management.throw_exception_if_processing_interrupted()
 
 

@@ -122,6 +122,8 @@ class LiveView:
         """A picture; or None and no more samples, for what was learned is worth more than a look at it."""
         try:
             return draw()
+        except host.INTERRUPT:
+            raise
         except Exception as error:  # a VAE, a font or a plot may raise anything
             if is_out_of_memory(error):
                 self.failed = "there is not enough memory for samples, so none are drawn"

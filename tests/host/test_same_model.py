@@ -108,29 +108,42 @@ def test_weights_that_fit_are_shared_not_copied(loaded_checkpoint, built):
     assert copied == []
 
 
-def test_loras_applied_upstream_are_baked_in(host, loaded_checkpoint):
-    model, clip, vae = loaded_checkpoint[:3]
-    generator = torch.Generator().manual_seed(0)
-    unet_key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-    text_key = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
-    width = model.model.diffusion_model.state_dict()["input_blocks.1.1.proj_in.weight"].shape[0]
-    lora = {}
-    for key, size in ((unet_key, width), (text_key, 768)):
-        lora[f"{key}.lora_down.weight"] = torch.randn(4, size, generator=generator)
-        lora[f"{key}.lora_up.weight"] = torch.randn(size, 4, generator=generator)
-    with torch.inference_mode():
-        import comfy.sd
+UNET_KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+TEXT_KEY = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
 
-        patched_model, patched_clip = comfy.sd.load_lora_for_models(model, clip, lora, 0.5, 0.25)
+
+@pytest.fixture
+def lora(loaded_checkpoint):
+    """Of one layer of the U-Net and one of the text encoder."""
+    generator = torch.Generator().manual_seed(0)
+    width = loaded_checkpoint[0].model.diffusion_model.state_dict()["input_blocks.1.1.proj_in.weight"].shape[0]
+    matrices = {}
+    for key, size in ((UNET_KEY, width), (TEXT_KEY, 768)):
+        matrices[f"{key}.lora_down.weight"] = torch.randn(4, size, generator=generator)
+        matrices[f"{key}.lora_up.weight"] = torch.randn(size, 4, generator=generator)
+    return matrices
+
+
+@pytest.fixture
+def patched(loaded_checkpoint, lora):
+    """MODEL and CLIP with the LoRA put on by the host, at 0.5 and 0.25."""
+    import comfy.sd
+
+    with torch.inference_mode():
+        return comfy.sd.load_lora_for_models(*loaded_checkpoint[:2], lora, 0.5, 0.25)
+
+
+def test_loras_applied_upstream_are_baked_in(host, loaded_checkpoint, lora, patched):
+    model, clip, vae = loaded_checkpoint[:3]
     with torch.inference_mode(False):
         plain = host.pack.nodes.bridge.backbones.checkpoint_weights(model, clip, vae)
-        baked = host.pack.nodes.bridge.backbones.checkpoint_weights(patched_model, patched_clip, vae)
+        baked = host.pack.nodes.bridge.backbones.checkpoint_weights(*patched, vae)
     for weights, changed, key, strength in (
-        ((plain.network, baked.network), "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", unet_key, 0.5),
+        ((plain.network, baked.network), "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", UNET_KEY, 0.5),
         (
             (plain.text_encoders["clip_l"], baked.text_encoders["clip_l"]),
             "text_model.encoder.layers.0.self_attn.q_proj.weight",
-            text_key,
+            TEXT_KEY,
             0.25,
         ),
     ):
@@ -139,6 +152,25 @@ def test_loras_applied_upstream_are_baked_in(host, loaded_checkpoint):
         assert torch.allclose(after[changed] - before[changed], expected, atol=1e-4)
         # shared, not equal: what the host leaves uninitialised may hold NaN
         assert [name for name in before if before[name].data_ptr() != after[name].data_ptr()] == [changed]
+
+
+@pytest.mark.parametrize("room", [0, 0.5, 1e-9], ids=["whole", "half", "as little as can be"])
+def test_a_model_that_the_host_has_on_the_device_only_in_part_is_read_whole(host, patched, room):
+    """As --lowvram and --novram keep it, and any host without enough memory."""
+    backbones, (model, _) = host.pack.nodes.bridge.backbones, patched
+    before = backbones.baked(model, backbones.NETWORK_PREFIX)
+    before = {name: weight.clone() for name, weight in before.items()}
+    try:
+        with torch.inference_mode():
+            model.patch_model(torch.device("cpu"), lowvram_model_memory=room * model.model_size())
+        assert model.model.model_lowvram is (room != 0)
+        # a layer that is not there gets its LoRA when it is computed, one that is has it in its weight
+        assert (model.model.lowvram_patch_counter == 1) is (room == 1e-9)
+        now = backbones.baked(model, backbones.NETWORK_PREFIX)
+        assert now.keys() == before.keys()
+        assert all(torch.equal(now[name].nan_to_num(), weight.nan_to_num()) for name, weight in before.items())
+    finally:
+        model.unpatch_model(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

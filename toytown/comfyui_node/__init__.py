@@ -5,6 +5,9 @@ name, and its outputs are of the stock types, so that every stock node and Magic
 """
 
 import importlib
+import json
+import pathlib
+import tempfile
 
 import comfy.clip_vision
 import comfy.sd
@@ -184,15 +187,18 @@ class LoadToyTownVision(io.ComfyNode):
     def execute(cls):
         vision = toytown("toytown.vision")
         weights = comfy.utils.load_torch_file(str(vision.WEIGHTS))
-        seeing = comfy.clip_vision.ClipVisionModel(
-            {
-                **vision.VISION,
-                "model_type": "clip_vision_model",
-                "projection_dim": vision.WIDTH,
-                "image_mean": vision.MEAN,
-                "image_std": vision.DEVIATION,
-            }
-        )
+        described = {
+            **vision.VISION,
+            "model_type": "clip_vision_model",
+            "projection_dim": vision.WIDTH,
+            "image_mean": vision.MEAN,
+            "image_std": vision.DEVIATION,
+        }
+        # ComfyUI 0.18 takes it from a file alone
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "config.json"
+            path.write_text(json.dumps(described))
+            seeing = comfy.clip_vision.ClipVisionModel(str(path))
         seeing.load_sd({key: weight for key, weight in weights.items() if key.startswith("vis")})
         reading = comfy.sd.CLIP(supported_models_base.ClipTarget(ToyTokenizer, JudgeClipModel))
         reading.load_sd({key: weight for key, weight in weights.items() if key.startswith("text")})
