@@ -1,5 +1,6 @@
 """Installing this pack into the host's environment leaves what is there as it is."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -7,7 +8,6 @@ import subprocess
 import sys
 from importlib import metadata
 
-import pip
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -52,7 +52,9 @@ def host_only(tmp_path_factory):
         record = folder / f"{name.replace('-', '_')}-{version}.dist-info"
         record.mkdir()
         (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (folder / "pip").symlink_to(pathlib.Path(pip.__file__).parent)
+    # setuptools builds what comes as source: --dry-run would leave an environment made for building empty
+    for name in ("pip", "setuptools"):
+        (folder / name).symlink_to(*importlib.util.find_spec(name).submodule_search_locations)
     return folder
 
 
@@ -67,7 +69,9 @@ def run(host_only: pathlib.Path, *arguments: str, **pip_options: str) -> subproc
 
 
 def would_install(host_only: pathlib.Path, *arguments: str, **pip_options: str) -> dict[str, str]:
-    finished = run(host_only, *arguments, PIP_DRY_RUN="1", PIP_QUIET="1", PIP_REPORT="-", **pip_options)
+    finished = run(
+        host_only, *arguments, PIP_DRY_RUN="1", PIP_NO_BUILD_ISOLATION="0", PIP_QUIET="1", PIP_REPORT="-", **pip_options
+    )
     assert finished.returncode == 0, finished.stderr
     found = (item["metadata"] for item in json.loads(finished.stdout)["install"])
     return {canonicalize_name(item["name"]): item["version"] for item in found}
