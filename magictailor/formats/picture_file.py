@@ -10,10 +10,11 @@ import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.Image import Transpose
 from torch import Tensor
@@ -249,7 +250,7 @@ def _plain(opened: Image.Image, name: str) -> Image.Image:
     return opened.convert("L" if opened.mode == "1" else "RGB")
 
 
-def _scaled(values: np.ndarray, mode: str, name: str) -> Image.Image:
+def _scaled(values: NDArray[Any], mode: str, name: str) -> Image.Image:
     """Grey of more than 8 bits, from 0 to 1."""
     highest = 1.0 if mode == "F" else 65535.0
     low, high = float(values.min()), float(values.max())

@@ -144,7 +144,7 @@ SD1 = UNetFamily(
     latent_scale=0.18215,
     base_model_version="sd_v1",
     architecture="stable-diffusion-v1",
-    appetite=Appetite(whole=0.896, between=0.13, layers=0.102, encoding=0.42, text=0.02),
+    appetite=Appetite(whole=0.896, between=0.147, layers=0.082, encoding=0.42, text=0.02),
 )
 
 OPENCLIP_H = TextEncoderDescription("clip_h", "gelu", 64, pad_token=0, layer=-2, normalised=True)
@@ -161,7 +161,7 @@ SD2_BASE = UNetFamily(
     base_model_version="sd_v2",
     architecture="stable-diffusion-v2-512",
     prediction_type="epsilon",
-    appetite=Appetite(whole=0.898, between=0.13, layers=0.102, encoding=0.42, text=0.03),
+    appetite=Appetite(whole=0.898, between=0.147, layers=0.082, encoding=0.42, text=0.03),
 )
 
 SD2_V = UNetFamily(
@@ -176,7 +176,7 @@ SD2_V = UNetFamily(
     base_model_version="sd_v2_v",
     architecture="stable-diffusion-v2-768-v",
     prediction_type="v_prediction",
-    appetite=Appetite(whole=2.02, between=0.2925, layers=0.2285, encoding=0.945, text=0.03),
+    appetite=Appetite(whole=2.02, between=0.331, layers=0.185, encoding=0.945, text=0.03),
 )
 
 SDXL = UNetFamily(
@@ -196,5 +196,5 @@ SDXL = UNetFamily(
     architecture="stable-diffusion-xl-v1-base",
     vector_width=2816,
     size_embedding_width=256,
-    appetite=Appetite(whole=6.79, between=0.30, layers=1.43, encoding=1.68, text=0.077, repeating=0.7),
+    appetite=Appetite(whole=6.79, between=0.524, layers=1.205, encoding=1.68, text=0.077, repeating=0.41),
 )
