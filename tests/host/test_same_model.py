@@ -184,7 +184,7 @@ def test_weights_that_only_another_pack_can_read_are_refused_in_a_sentence(
     network = model.model.diffusion_model if field == "model" else clip.cond_stage_model
     layer = next(module for module in network.modules() if isinstance(module, torch.nn.Linear))
     if "compiled" in told:
-        monkeypatch.setattr(model.model, "diffusion_model", torch.compile(network))
+        monkeypatch.setitem(model.model._modules, "diffusion_model", torch.compile(network))
     else:
         # as GGUF and NF4 have them
         packed = torch.nn.Parameter(torch.zeros(8, dtype=torch.uint8), requires_grad=False)
