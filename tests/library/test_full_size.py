@@ -21,8 +21,12 @@ def predicted_and_waited_for_once(case, found, gib):
 @pytest.mark.parametrize(
     ("case", "plan", "gib"),
     [
-        (Case("sd15", (2, 1), resolution=640, precision="fp16"), MemoryPlan("balanced", 2, True), 4.5),
-        (Case("sd15", (1, 1), rank=128, precision="no"), MemoryPlan("smallest", 1, True, True, True), 2.2),
+        (Case("sd21", (4, 2), precision="fp16"), MemoryPlan("balanced", 1, True), 5.0),
+        (
+            Case("sd15", (1, 1), rank=128, precision="no", resolution=640),
+            MemoryPlan("smallest", 1, True, True, True),
+            2.2,
+        ),
         (Case("sdxl", (1,)), MemoryPlan("balanced", 0, True), 10.2),
     ],
     ids=["fp16, in parts", "32 bits, all away", "sdxl"],

@@ -196,5 +196,5 @@ SDXL = UNetFamily(
     architecture="stable-diffusion-xl-v1-base",
     vector_width=2816,
     size_embedding_width=256,
-    appetite=Appetite(whole=6.79, between=0.524, layers=1.205, encoding=1.68, text=0.077, repeating=0.41),
+    appetite=Appetite(whole=6.79, between=0.51, layers=1.205, encoding=1.68, text=0.077, repeating=0.5),
 )
