@@ -82,8 +82,9 @@ class MagicTailorAttentionMaps(io.ComfyNode):
             from .bridge.attention import attention, positions
 
             pictures = image_to_library(image, "image")
+            tailored = applied(model, clip, tailoring, strength)
             notes = odd(model, clip, tailoring)
-            model, clip = applied(model, clip, tailoring, strength)
+            model, clip = tailored
             for name, text in (("prompt", prompt), ("words", words)):
                 require_tokens(text, known_tokens(clip), name)
             captions = {t.name: " = ".join(filter(None, (t.name, t.class_word))) for t in tailoring.tokens}
