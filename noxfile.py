@@ -27,7 +27,7 @@ VERSIONS = {
 }
 # of what these packages do for the pack: networks, LoRA, text encoders, files, the detector
 OF_VERSIONS = tuple(
-    f"tests/library/test_{name}.py" for name in ("vectors", "families", "stable_diffusion_3", "grounded_sam")
+    f"tests/library/test_{name}.py" for name in ("vectors", "families", "stable_diffusion_3", "memory", "grounded_sam")
 )
 
 # what is imported is compiled once and kept, also where Python is told not to: every process would do it again

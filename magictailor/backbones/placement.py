@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -114,10 +115,13 @@ class _AwayLayer(torch.autograd.Function):
 
 def repeat_layers(network: Any, repeat: bool) -> None:
     """Whether a diffusers network forgets what happens inside its layers, and repeats them in the backward pass."""
-    if repeat:
+    if not repeat:
+        network.disable_gradient_checkpointing()
+    elif signature(network.enable_gradient_checkpointing).parameters:
         network.enable_gradient_checkpointing(_repeated)
     else:
-        network.disable_gradient_checkpointing()
+        # diffusers before 0.33 has a way of its own, which leaves a U-Net's attention out
+        network.enable_gradient_checkpointing()
 
 
 def _repeated(layer: nn.Module, *given: Any) -> Any:
