@@ -144,7 +144,7 @@ SD1 = UNetFamily(
     latent_scale=0.18215,
     base_model_version="sd_v1",
     architecture="stable-diffusion-v1",
-    appetite=Appetite(whole=0.896, between=0.147, layers=0.082, encoding=0.42, text=0.02),
+    appetite=Appetite(whole=0.896, between=0.1455, layers=0.079, encoding=0.42, text=0.02),
 )
 
 OPENCLIP_H = TextEncoderDescription("clip_h", "gelu", 64, pad_token=0, layer=-2, normalised=True)
@@ -161,7 +161,7 @@ SD2_BASE = UNetFamily(
     base_model_version="sd_v2",
     architecture="stable-diffusion-v2-512",
     prediction_type="epsilon",
-    appetite=Appetite(whole=0.898, between=0.147, layers=0.082, encoding=0.42, text=0.03),
+    appetite=Appetite(whole=0.898, between=0.1455, layers=0.079, encoding=0.42, text=0.03),
 )
 
 SD2_V = UNetFamily(
