@@ -98,8 +98,10 @@ def _mask(mask: Tensor, image: Tensor, number: int) -> Tensor:
     if len(image) == 4:
         mask = mask * image[3]
     if not (mask > 0.5).any():
+        brightest = float(mask.max())
+        why = f"holds nothing brighter than {brightest:.2g} of 1, where white is learned" if brightest else "is empty"
         raise InputError(
-            "masks", f"mask {number} is empty, so nothing could be learned from its picture; paint it or leave both out"
+            "masks", f"mask {number} {why}, so nothing could be learned from its picture; paint it or leave both out"
         )
     return mask
 

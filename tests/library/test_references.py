@@ -53,6 +53,7 @@ def test_what_lies_under_transparent_pixels_is_neither_seen_nor_learned():
         ({"masks": ()}, "masks: there are 0 masks for 1 pictures"),
         ({"images": (), "masks": ()}, "images: there is no picture"),
         ({"masks": (torch.zeros(60, 80),)}, "masks: mask 1 is empty"),
+        ({"masks": (torch.full((60, 80), 1 / 255),)}, "masks: mask 1 holds nothing brighter than 0.0039 of 1"),
         ({"masks": (torch.ones(80, 60),)}, "masks: mask 1 has 60x80 pixels and its picture 80x60"),
         ({"images": (torch.rand(3, 8, 8),), "masks": (torch.ones(8, 8),)}, "images: picture 1 has 8x8 pixels"),
         ({"images": (torch.full((3, 60, 80), float("nan")),)}, "images: picture 1 holds NaN"),
