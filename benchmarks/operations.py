@@ -30,6 +30,7 @@ from .shapes import SHAPES, make_parts
 WAYS = ("alone", "usual LoRA", "this pack's LoRA", "and watched tokens")
 IN_16_BITS = (F.linear, F.conv2d, F.scaled_dot_product_attention, torch.bmm, torch.matmul)
 IN_32_BITS = (F.group_norm, F.layer_norm)
+RANK = 32
 FAMILIES = {"SD 1.5": "sd15", "SDXL": "sdxl"}
 
 
@@ -47,7 +48,7 @@ class Autocast(TorchFunctionMode):
         return func(*map(cast, args), **{name: cast(given) for name, given in (kwargs or {}).items()})
 
 
-def operations(name: str, way: str, rank: int = 32) -> int:
+def operations(name: str, way: str) -> int:
     """Of one pass forward and one backward.
 
     Args:
@@ -65,9 +66,9 @@ def operations(name: str, way: str, rank: int = 32) -> int:
         added = sizes if unet.config.addition_embed_type == "text_time" else None
         capture, autocast = None, Autocast() if way == WAYS[1] else nullcontext()
         if way == WAYS[1]:
-            unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS)))
+            unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(LORA_TARGETS)))
         elif way in WAYS[2:]:
-            add_lora(unet, LORA_TARGETS, rank, seed=0, device=META)
+            add_lora(unet, LORA_TARGETS, RANK, seed=0, device=META)
             capture = watch_attention(unet)
         if way == WAYS[3]:
             assert capture is not None

@@ -36,7 +36,5 @@ class MagicTailorApply(io.ComfyNode):
     def execute(cls, model, clip, tailoring, strength):
         with artist_errors(NAME, SAME_CHECKPOINT):
             tailored = applied(model, clip, tailoring, strength)
-        notes = odd(model, clip, tailoring)
-        if notes:
-            host.show_text("\n".join(notes))
+        host.show_lines(odd(model, clip, tailoring))
         return io.NodeOutput(*tailored)

@@ -9,7 +9,7 @@ from .bridge import host
 from .bridge.convert import image_from_library, image_to_library
 from .bridge.errors import SAME_CHECKPOINT, artist_errors
 from .bridge.inputs import strength_input
-from .bridge.letters import missing_letters
+from .bridge.letters import letter_notes
 from .bridge.packages import needed_packages
 from .bridge.socket_types import CATEGORY, Tailoring
 from .bridge.tailored_clip import known_tokens
@@ -99,7 +99,6 @@ class MagicTailorAttentionMaps(io.ComfyNode):
             for picture, of_picture in zip(pictures, maps, strict=True)
             for caption, shares in zip(captions.values(), of_picture, strict=True)
         ]
-        notes += missing_letters("".join(captions.values()))
-        if notes:
-            host.show_text("\n".join(notes))
+        notes += letter_notes("".join(captions.values()))
+        host.show_lines(notes)
         return io.NodeOutput(image_from_library(torch.stack(shown)))

@@ -16,7 +16,7 @@ from .bridge.convert import image_from_pil, image_to_library
 from .bridge.encoders import encoders_of
 from .bridge.errors import SAME_CHECKPOINT, artist_errors
 from .bridge.inputs import STRENGTHS, TAILORINGS, encoders_input, numbered_inputs, reference_inputs
-from .bridge.letters import missing_letters
+from .bridge.letters import letter_notes
 from .bridge.lists import different_numbers
 from .bridge.packages import needed_packages
 from .bridge.references import compared_with
@@ -140,7 +140,7 @@ class MagicTailorCompare(io.ComfyNode):
                 text = f"best: {', '.join(f'{k} {v}' for k, v in places[best].items() if len(axes[k]) > 1)}\n{text}"
             sheet = comparison_sheet(axes, columns, shown, captions, tile)
         notes = dict.fromkeys(note for tailoring in given.values() for note in odd(model, clip, tailoring))
-        host.show_text("\n".join([text, *notes, *missing_letters("".join(axes["prompt"]))]))
+        host.show_text("\n".join([text, *notes, *letter_notes("".join(axes["prompt"]))]))
         return io.NodeOutput(image_from_pil(sheet), torch.cat(pictures), as_csv(rows))
 
 

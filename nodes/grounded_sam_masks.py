@@ -6,7 +6,7 @@ from ..magictailor.masks.overlay import overlay
 from .bridge import host
 from .bridge.convert import image_from_library, images_to_library
 from .bridge.errors import artist_errors
-from .bridge.letters import missing_letters
+from .bridge.letters import letter_notes
 from .bridge.lists import for_each, only
 from .bridge.packages import needed_packages
 from .bridge.socket_types import CATEGORY, GroundedSAM
@@ -112,13 +112,12 @@ class MagicTailorGroundedSAM(io.ComfyNode):
             finally:
                 models.to(host.offload_device())
         with needed_packages(NAME):
-            notes = missing_letters("".join(label for result in results for label in result.labels()))
+            notes = letter_notes("".join(label for result in results for label in result.labels()))
             shown = [
                 overlay(picture, result.mask, result.boxes(), result.labels())
                 for picture, result in zip(pictures, results, strict=True)
             ]
-        if notes:
-            host.show_text("\n".join(notes))
+        host.show_lines(notes)
         return io.NodeOutput(
             [result.mask[None] for result in results], [image_from_library(picture[None]) for picture in shown]
         )

@@ -174,8 +174,7 @@ def _reference(part: PairPart, wanted: bool):
 def _show(*notes: str) -> None:
     for note in notes:
         logging.warning("%s: %s.", NAME, note)
-    if notes:
-        host.show_text("\n".join(notes))
+    host.show_lines(notes)
 
 
 def _pictures(part: PairPart):

@@ -73,9 +73,7 @@ class MagicTailorReference(io.ComfyNode):
                 with artist_errors(NAME, UNPAINTED):
                     painted = [fitted(m, p.shape[1:]) for m, p in zip(painted, pictures, strict=True)]
             reference = LibraryReference(only("class_word", class_word), tuple(pictures), tuple(painted))
-            doubted = doubts([reference])
-            if doubted:
-                host.show_text("\n".join(doubted))
+            host.show_lines(doubts([reference]))
             cropped, small_masks = prepare(reference, OVERLAY_SIDE)
             shown = torch.stack([overlay(i, m[0]) for i, m in zip(cropped, small_masks, strict=True)])
         return io.NodeOutput(reference, image_from_library(shown))

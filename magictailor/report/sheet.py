@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import fsum
 
 import numpy as np
 import torch
@@ -151,7 +152,7 @@ def sheet(
     written = [text for row in (*above, *below) for text in (row.title, *row.captions)]
     with fonts_for("".join([*names, *written])):
         heights = [LINE] * len(upper) + [CURVES] + [LINE] * len(lower)
-        figure = Figure(figsize=(WIDTH * TILE, sum(heights)), dpi=DOTS_PER_INCH, layout="constrained")
+        figure = Figure(figsize=(WIDTH * TILE, fsum(heights)), dpi=DOTS_PER_INCH, layout="constrained")
         bands = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         for band, line in zip(bands[: len(upper)], upper, strict=True):
             _draw_line(band, line)

@@ -3,7 +3,7 @@
 import copy
 import gc
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -64,6 +64,12 @@ def show_text(text: str) -> None:
     # no client's name would mean every client
     if server is not None and running is not None and server.client_id is not None:
         server.send_progress_text(text, running.node_id, server.client_id)
+
+
+def show_lines(lines: Sequence[str]) -> None:
+    """`show_text` of what there is to say, a line each; nothing is shown where there is nothing."""
+    if lines:
+        show_text("\n".join(lines))
 
 
 def queue_variations(node_id: str, field: str, values: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Letters that no font on this machine can draw."""
 
 
-def missing_letters(text: str) -> list[str]:
+def letter_notes(text: str) -> list[str]:
     """What to say of letters of a text that are drawn as empty boxes, and what to do; nothing if all can be drawn."""
     if text.isascii():
         return []

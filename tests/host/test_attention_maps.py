@@ -108,16 +108,20 @@ def test_the_given_model_is_not_patched(heat_maps, loaded_checkpoint, picture):
 
 
 def test_what_is_put_on_otherwise_than_it_was_learned_is_told(
-    nodes, heat_maps, heat_maps_of, loaded_checkpoint, trained, picture, monkeypatch
+    nodes, library, heat_maps, heat_maps_of, loaded_checkpoint, trained, picture, monkeypatch
 ):
+    fonts = importlib.import_module(f"{library.__name__}.report.fonts")
+    monkeypatch.setattr(fonts, "missing_note", lambda text: "no font has it" if "é" in text else "")
     told = []
     monkeypatch.setattr(nodes.bridge.host, "show_text", told.append)
     heat_maps(picture)
     assert told == []
     with torch.inference_mode():
         tailored, _ = nodes.MagicTailorApply.execute(*loaded_checkpoint[:2], trained.tailoring, 0.5).args
-    heat_maps_of(tailored, picture)
-    assert told.pop().startswith("This MODEL has this tailoring's LoRA already, at strength 0.5")
+    heat_maps_of(tailored, picture, prompt="<v0> by a café", words="café")
+    (text,) = told
+    assert text.startswith("This MODEL has this tailoring's LoRA already, at strength 0.5")
+    assert text.endswith("\nno font has it")
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,20 @@ def test_interrupt_is_obeyed_while_a_sample_is_drawn(train, taesd):
     assert len(decoded) == 1
 
 
+def test_an_interrupt_that_is_an_ordinary_exception_is_obeyed_too(train, taesd, nodes, monkeypatch):
+    """As in ComfyUI 0.18."""
+
+    class Stopped(Exception):
+        pass
+
+    def decode(latents):
+        raise Stopped
+
+    monkeypatch.setattr(nodes.bridge.host, "INTERRUPT", Stopped)
+    with pytest.raises(Stopped):
+        train(PassedOn(taesd, decode), preview_every=10)
+
+
 def test_a_sample_that_does_not_fit_into_memory_does_not_cost_the_training(train, taesd, shown):
     def decode(latents):
         raise torch.cuda.OutOfMemoryError("no memory")

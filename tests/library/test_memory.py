@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from magictailor.backbones.placement import is_away
+from magictailor.backbones.placement import is_away, repeat_layers
 from magictailor.backbones.precision import has_fused_adam, precision_for
 from magictailor.config import MEMORY, TailorConfig, memory_of
 from magictailor.memory import (
@@ -81,6 +81,17 @@ def test_repeating_layers_changes_no_bit(make_model, references, config):
     assert list(fastest) == list(repeating)
     trained = [training.lora | training.tokens for training in (fastest, repeating)]
     assert all(torch.equal(tensor, trained[1][name]) for name, tensor in trained[0].items())
+
+
+def test_layers_are_repeated_by_a_network_that_only_knows_its_own_way_to_do_so(parts, monkeypatch):
+    """As those of diffusers before 0.33."""
+    unet, *_ = parts()
+    own_way = type(unet).enable_gradient_checkpointing
+    monkeypatch.setattr(type(unet), "enable_gradient_checkpointing", lambda self: own_way(self))
+    repeat_layers(unet, True)
+    assert unet.is_gradient_checkpointing
+    repeat_layers(unet, False)
+    assert not unet.is_gradient_checkpointing
 
 
 def test_no_rung_takes_more_pictures_at_a_time_than_it_says(make_model, references, config):
